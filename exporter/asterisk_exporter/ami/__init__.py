@@ -1,0 +1,1 @@
+"""The Asterisk Manager Interface: bytes, one connection, and a connection that is kept."""

@@ -1,0 +1,1 @@
+"""Durable readers: counters from Asterisk's own records, with the position kept beside them."""

@@ -1,0 +1,167 @@
+"""One scrape: a single batch of AMI actions, what the journals know, and how it went."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector as RegistryCollector
+
+from asterisk_exporter import __version__
+from asterisk_exporter.ami.client import ALLOWED_ACTIONS, Deadline
+from asterisk_exporter.ami.errors import AmiError
+from asterisk_exporter.ami.session import AmiSession
+from asterisk_exporter.collectors import Collector, Family, Replies
+from asterisk_exporter.journal.cdr_postgresql import CdrJournal
+
+log = logging.getLogger(__name__)
+
+
+class AsteriskCollector(RegistryCollector):
+    """Registered with prometheus_client; ``collect`` is one scrape.
+
+    Single flight: a scrape that arrives while another is under way shares its result, so that
+    any number of them answers within the one deadline and Asterisk is asked once.
+    """
+
+    def __init__(
+        self,
+        session: AmiSession,
+        collectors: Sequence[Collector],
+        journals: Sequence[CdrJournal] = (),
+        timeout_seconds: float = 1.5,
+    ) -> None:
+        self._session = session
+        self._collectors = collectors
+        self._journals = journals
+        self._timeout_seconds = timeout_seconds
+        self._guard = threading.Lock()
+        self._flight: Future[list[Family]] | None = None
+        self._up: bool | None = None
+        self._said: dict[str, str] = {}
+
+    def describe(self) -> list[Family]:
+        """Return every family without samples and without I/O."""
+        families = [*_own_families()]
+        for collector in self._collectors:
+            families += collector.describe()
+        for journal in self._journals:
+            families += journal.describe()
+        return families
+
+    def collect(self) -> Iterable[Family]:
+        """Return this scrape's families, or those of the scrape that is under way."""
+        with self._guard:
+            flight, leads = self._flight, self._flight is None
+            if flight is None:
+                flight = self._flight = Future()
+        if leads:
+            try:
+                flight.set_result(self._scrape())
+            except BaseException as error:
+                flight.set_exception(error)
+                raise
+            finally:
+                with self._guard:
+                    self._flight = None
+        return flight.result()
+
+    def _scrape(self) -> list[Family]:
+        up, build, success, duration, reconnects, permitted = own = _own_families()
+        build.add_metric([__version__, platform.python_version()], 1)
+        replies: Replies = {}
+        error: AmiError | None = None
+        try:
+            replies = self._session.ask(
+                list(dict.fromkeys(a for c in self._collectors for a in c.actions)),
+                Deadline(self._timeout_seconds),
+            )
+            replies["CoreStatus"].raise_for_error()
+        except AmiError as caught:
+            error = caught
+        self._note_up(error, replies)
+        up.add_metric([], error is None)
+        reconnects.add_metric([], self._session.reconnects)
+        families: list[Family] = [*own]
+        for collector in self._collectors:
+            found = self._run(collector, replies) if replies else None
+            success.add_metric([collector.name], found is not None)
+            if found is not None:
+                families += found[1]
+                duration.add_metric([collector.name], found[0])
+        for journal in self._journals:
+            ok, seconds, samples = journal.collect()
+            success.add_metric([journal.name], ok)
+            duration.add_metric([journal.name], seconds)
+            families += samples
+        commands = replies.get("ListCommands")
+        if commands is not None and commands.response is not None and commands.error is None:
+            for action in sorted(ALLOWED_ACTIONS):
+                permitted.add_metric([action], bool(commands.response.get(action)))
+        return families
+
+    def _run(self, collector: Collector, replies: Replies) -> tuple[float, list[Family]] | None:
+        """Return the time in seconds that a collector's replies took, and its families."""
+        began = time.monotonic()
+        try:
+            families = collector.collect(replies, time.time())
+        except AmiError as error:
+            # while AMI as a whole is down, that has been said
+            if self._up and self._said.get(collector.name) != error.kind:
+                self._said[collector.name] = error.kind
+                log.warning("collector %s: %s", collector.name, error)
+            return None
+        if self._said.pop(collector.name, None):
+            log.info("collector %s: works again", collector.name)
+        waited = max(replies[action].seconds for action in collector.actions)
+        return waited + time.monotonic() - began, families
+
+    def _note_up(self, error: AmiError | None, replies: Replies) -> None:
+        if error is None:
+            if not self._up:
+                settings = replies["CoreSettings"].response
+                version = settings.get("AsteriskVersion") if settings else "of unknown version"
+                log.info("AMI: connected, Asterisk %s", version)
+            self._up = True
+            self._said.pop("ami", None)
+        else:
+            self._up = False
+            if self._said.get("ami") != error.kind:
+                self._said["ami"] = error.kind
+                log.error("AMI: %s", error)
+
+
+def _own_families() -> tuple[Family, ...]:
+    return (
+        GaugeMetricFamily(
+            "asterisk_up", "Whether AMI took the login and answered CoreStatus in time."
+        ),
+        GaugeMetricFamily(
+            "asterisk_exporter_build_info",
+            "Version of this exporter and its Python.",
+            labels=["version", "python_version"],
+        ),
+        GaugeMetricFamily(
+            "asterisk_exporter_collector_success",
+            "Whether the collector got and understood its answers.",
+            labels=["collector"],
+        ),
+        GaugeMetricFamily(
+            "asterisk_exporter_collector_duration_seconds",
+            "Seconds until the collector's answers were there and parsed.",
+            labels=["collector"],
+        ),
+        CounterMetricFamily(
+            "asterisk_exporter_ami_reconnects", "AMI connections after the first one."
+        ),
+        GaugeMetricFamily(
+            "asterisk_exporter_action_permitted",
+            "Whether the AMI login may run the action (ListCommands).",
+            labels=["action"],
+        ),
+    )

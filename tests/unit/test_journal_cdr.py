@@ -1,0 +1,677 @@
+"""The CDR reader against a real PostgreSQL, which misbehaves in all the real ways."""
+
+# ruff: noqa: ARG001, PLR0913, PLR0917 - callbacks have fixed arguments, fixtures come as arguments
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from asterisk_exporter.journal import cdr_postgresql
+from asterisk_exporter.journal.cdr_postgresql import (
+    DISPOSITIONS,
+    OTHER,
+    RECORDS,
+    CdrJournal,
+    CdrReader,
+    Database,
+    latest_record_age,
+)
+from asterisk_exporter.journal.store import JournalStore
+
+from .conftest import EXPORTER
+
+SCHEMA = """
+CREATE TABLE cdr (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    transaction_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    system_name text NOT NULL DEFAULT current_setting('application_name'),
+    accountcode text, src text, dst text, dcontext text, clid text, channel text, dstchannel text,
+    lastapp text, lastdata text, start timestamptz NOT NULL, answer timestamptz, "end" timestamptz,
+    duration integer, billsec integer, disposition text, amaflags text, uniqueid text,
+    userfield text, peeraccount text, linkedid text, sequence bigint
+);
+CREATE INDEX ON cdr (system_name, transaction_id, id);
+GRANT SELECT ON cdr TO exporter;
+GRANT INSERT ON cdr TO asterisk;
+"""
+
+
+def find_binaries() -> Path:
+    """Return the folder of initdb and pg_ctl."""
+    on_path = shutil.which("initdb")
+    folders = [Path(on_path).resolve().parent] if on_path else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
+        if all((folder / name).exists() for name in ("initdb", "pg_ctl", "postgres")):
+            return folder
+    pytest.fail("no PostgreSQL server found: apt-get install postgresql (13 or newer)")
+
+
+class Cluster:
+    """A private PostgreSQL, reached over loopback only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.binaries = find_binaries()
+        self.data = folder / "data"
+        self.log = folder / "log"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.as_user = []
+        if os.geteuid() == 0:  # postgres refuses to run as root
+            names = {entry.pw_name for entry in pwd.getpwall()}
+            user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            self.as_user = [
+                *("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"),
+                "--clear-groups",
+            ]
+        self.folder = folder
+        self.run("initdb", "-D", self.data, "-U", "admin", "-A", "trust", "-E", "UTF8", "-N")
+
+    def run(self, program: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [*self.as_user, str(self.binaries / program), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=self.folder,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+    def start(self) -> None:
+        options = (
+            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        )
+        # -l: the server must not inherit our pipe
+        self.run("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self.run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
+
+    def leader(self) -> int:
+        return int((self.data / "postmaster.pid").read_text().splitlines()[0])
+
+    def connect(self, name: str = "postgres", user: str = "admin", application: str = "tests"):
+        connection = psycopg2.connect(
+            host="127.0.0.1", port=self.port, dbname=name, user=user, application_name=application
+        )
+        connection.autocommit = True
+        return connection
+
+    def execute(self, sql: str, name: str = "postgres"):
+        with contextlib.closing(self.connect(name)) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else None
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    # not below pytest's own folder, which only the user of the tests may enter
+    with tempfile.TemporaryDirectory(prefix="asterisk-exporter-tests-") as folder:
+        one = Cluster(Path(folder))
+        one.start()
+        one.execute("CREATE ROLE exporter LOGIN; CREATE ROLE asterisk LOGIN")
+        yield one
+        one.stop("immediate")
+
+
+class Table:
+    """A database with the CDR table, and PBXs that write to it."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        self.database = Database("127.0.0.1", cluster.port, name, "exporter")
+        self.writers = []
+
+    def writer(self, system: str = "pbx1"):
+        """Return a connection as Asterisk's; its application_name names the system."""
+        connection = self.cluster.connect(self.name, "asterisk", system)
+        self.writers.append(connection)
+        return connection
+
+    def write(self, *dispositions, system: str = "pbx1") -> None:
+        writer = self.writer(system)
+        for disposition in dispositions:
+            insert(writer, disposition)
+        writer.close()
+
+    def execute(self, sql: str):
+        return self.cluster.execute(sql, self.name)
+
+    def close(self) -> None:
+        for writer in self.writers:
+            with contextlib.suppress(psycopg2.Error):
+                writer.close()
+
+
+def insert(connection, disposition, ended: str = "now()") -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f'INSERT INTO cdr (start, "end", disposition) VALUES (now(), {ended}, %s)',
+            (disposition,),
+        )
+
+
+NUMBERS = iter(range(1000))
+
+
+@pytest.fixture
+def table(cluster):
+    name = f"cdr{next(NUMBERS)}"
+    cluster.execute(f"CREATE DATABASE {name}")
+    cluster.execute(SCHEMA, name)
+    made = Table(cluster, name)
+    yield made
+    made.close()
+    cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = JournalStore(tmp_path / "state")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def reading(table, store):
+    """Return (reader, poll): poll() reads all there is and returns counts that are not 0."""
+    connection = table.database.connect()
+    reader = CdrReader(store, "pbx1", batch_rows=3)
+    reader.anchor(connection)
+
+    def poll() -> dict[str, int]:
+        while reader.read_batch(connection) == 3:
+            pass
+        return counts(store)
+
+    reader.connection = connection
+    yield reader, poll
+    connection.close()
+
+
+def counts(store: JournalStore) -> dict[str, int]:
+    return {labels[0]: value for labels, value in store.values(RECORDS).items() if value}
+
+
+def test_records_are_counted_by_disposition_once(table, reading, store):
+    _, poll = reading
+    table.write("ANSWERED", "ANSWERED", "NO ANSWER", "BUSY", "FAILED", "CONGESTION", "CANCEL")
+    expected = dict.fromkeys(DISPOSITIONS, 1) | {"ANSWERED": 2}
+    assert poll() == expected
+    assert poll() == expected
+    table.write("BUSY")
+    assert poll() == expected | {"BUSY": 2}
+    assert dict(table.execute("SELECT disposition, count(*) FROM cdr GROUP BY 1")) == poll()
+    assert store.values("asterisk_exporter_journal_records") == {("cdr",): 8}
+
+
+def test_usual_dispositions_are_0_from_the_start(reading, store):
+    assert store.values(RECORDS) == {(name,): 0 for name in DISPOSITIONS}
+
+
+def test_counting_begins_at_the_first_start(table, store):
+    table.write("ANSWERED", "BUSY")
+    connection = table.database.connect()
+    reader = CdrReader(store, "pbx1")
+    reader.anchor(connection)
+    reader.read_batch(connection)
+    table.write("FAILED")
+    reader.read_batch(connection)
+    assert counts(store) == {"FAILED": 1}
+    connection.close()
+
+
+def test_another_systems_records_are_not_ours(table, reading):
+    _, poll = reading
+    table.write("ANSWERED", system="pbx2")
+    table.write("BUSY", system="pbx1")
+    table.write("ANSWERED", "ANSWERED", "ANSWERED", "ANSWERED", system="pbx2")
+    assert poll() == {"BUSY": 1}
+
+
+def test_a_record_that_commits_late_is_neither_lost_nor_overtaken(table, reading):
+    _, poll = reading
+    slow = table.writer()
+    slow.autocommit = False
+    insert(slow, "BUSY")
+    # these have higher ids and are committed first
+    table.write("ANSWERED", "ANSWERED")
+    assert poll() == {}
+    slow.commit()
+    assert poll() == {"BUSY": 1, "ANSWERED": 2}
+    assert poll() == {"BUSY": 1, "ANSWERED": 2}
+
+
+def test_many_writers_that_commit_in_any_order(table, reading):
+    _, poll = reading
+    writers = [table.writer() for _ in range(6)]
+    for writer in writers:
+        writer.autocommit = False
+    for writer in writers:
+        insert(writer, "BUSY")
+        insert(writer, "FAILED")
+    seen = []
+    for number in (3, 0, 5, 1, 4, 2):
+        insert(writers[number], "ANSWERED")
+        writers[number].commit()
+        seen.append(sum(poll().values()))
+    assert seen == sorted(seen)
+    assert poll() == {"BUSY": 6, "FAILED": 6, "ANSWERED": 6}
+
+
+def test_transaction_ids_are_ordered_as_numbers(table, reading):
+    reader, poll = reading
+    reader.position = cdr_postgresql.replace(reader.position, transaction_id=0)
+    ids = [9, 10, 11, 99, 100, 101, 102]
+    for transaction_id in reversed(ids):
+        table.execute(
+            "INSERT INTO cdr (transaction_id, system_name, start, disposition) "
+            f"VALUES ('{transaction_id}', 'pbx1', now(), 'BUSY')"
+        )
+    seen = []
+    while reader.read_batch(reader.connection):
+        seen.append(reader.position.transaction_id)
+    assert seen == [11, 101, 102]
+    assert poll() == {"BUSY": len(ids)}
+
+
+def test_a_record_that_is_rolled_back_is_not_counted(table, reading):
+    _, poll = reading
+    slow = table.writer()
+    slow.autocommit = False
+    insert(slow, "BUSY")
+    slow.rollback()
+    table.write("ANSWERED")
+    assert poll() == {"ANSWERED": 1}
+
+
+def test_what_began_before_the_first_start_and_committed_later_is_counted(table, store):
+    slow = table.writer()
+    slow.autocommit = False
+    insert(slow, "BUSY")
+    connection = table.database.connect()
+    reader = CdrReader(store, "pbx1")
+    reader.anchor(connection)
+    slow.commit()
+    reader.read_batch(connection)
+    assert counts(store) == {"BUSY": 1}
+    connection.close()
+
+
+def test_unread_records_have_an_age(table, reading):
+    reader, poll = reading
+    assert reader.unread_seconds(reader.connection) == 0
+    slow = table.writer()
+    slow.autocommit = False
+    insert(slow, "BUSY")
+    held_back = table.writer()
+    insert(held_back, "ANSWERED", ended="now() - interval '90 seconds'")
+    poll()
+    assert 90 <= reader.unread_seconds(reader.connection) < 100
+    slow.commit()
+    poll()
+    assert reader.unread_seconds(reader.connection) == 0
+
+
+def test_odd_dispositions(table, reading, store):
+    _, poll = reading
+    table.write("ANSWERED", None, "", "TWIN")
+    assert poll() == {"ANSWERED": 1, OTHER: 2, "TWIN": 1}
+    assert store.values("asterisk_exporter_journal_malformed") == {("cdr",): 2}
+    table.write(*(f"ODD {n}" for n in range(40)), "TWIN", "X" * 500)
+    found = poll()
+    assert len(store.values(RECORDS)) <= cdr_postgresql.MOST_DISPOSITIONS + 1
+    assert sum(found.values()) == 46
+    assert found["TWIN"] == 2
+    assert found[OTHER] > 30
+
+
+def test_the_cursor_survives(table, store):
+    for disposition in ("ANSWERED", "BUSY"):
+        reader = CdrReader(store, "pbx1")
+        connection = table.database.connect()
+        reader.anchor(connection)
+        table.write(disposition)
+        reader.read_batch(connection)
+        connection.close()
+    # and what is written while no exporter runs
+    table.write("FAILED")
+    reader = CdrReader(store, "pbx1")
+    connection = table.database.connect()
+    reader.anchor(connection)
+    reader.read_batch(connection)
+    connection.close()
+    assert counts(store) == {"ANSWERED": 1, "BUSY": 1, "FAILED": 1}
+
+
+def test_another_database_is_noticed(table, reading, store, cluster, caplog):
+    reader, poll = reading
+    table.write("ANSWERED")
+    poll()
+    cluster.execute("CREATE DATABASE other")
+    try:
+        cluster.execute(SCHEMA, "other")
+        other = Table(cluster, "other")
+        other.write("BUSY", "BUSY")
+        with contextlib.closing(other.database.connect()) as connection:
+            with caplog.at_level(logging.WARNING):
+                reader.anchor(connection)
+            assert "another database" in caplog.text
+            other.write("FAILED")
+            reader.read_batch(connection)
+    finally:
+        cluster.execute("DROP DATABASE other WITH (FORCE)")
+    assert counts(store) == {"ANSWERED": 1, "FAILED": 1}
+
+
+def test_transaction_ids_that_went_back_are_noticed(table, reading, store, caplog):
+    reader, poll = reading
+    table.write("ANSWERED")
+    poll()
+    position = reader.position
+    reader.position = cdr_postgresql.replace(
+        position, transaction_id=position.transaction_id + 10**6
+    )
+    with caplog.at_level(logging.WARNING):
+        reader.anchor(reader.connection)
+    assert "gone back" in caplog.text
+    table.write("BUSY")
+    assert poll() == {"ANSWERED": 1, "BUSY": 1}
+
+
+def test_restored_records_are_never_counted(table, store):
+    """A dump brings transaction ids of the cluster it came from, which ours has yet to reach."""
+    table.write("BUSY", "BUSY", "BUSY")
+    table.execute(
+        "UPDATE cdr SET transaction_id = "
+        "((pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 5)::text)::xid8"
+    )
+    connection = table.database.connect()
+    reader = CdrReader(store, "pbx1")
+    reader.anchor(connection)
+    for _ in range(20):
+        table.write("ANSWERED")
+        reader.read_batch(connection)
+    assert counts(store) == {"ANSWERED": 20}
+    connection.close()
+
+
+def test_the_connection_can_only_read(table):
+    connection = table.database.connect()
+    with pytest.raises(psycopg2.Error), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM cdr")
+    connection.close()
+
+
+def journal_of(table, store, poll_seconds=0.1) -> CdrJournal:
+    return CdrJournal(store, table.database, "pbx1", poll_seconds)
+
+
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.05)
+
+
+def samples(journal) -> dict[str, float]:
+    _, _, families = journal.collect()
+    return {
+        s.name + "".join(f"[{value}]" for value in s.labels.values()): s.value
+        for family in families
+        for s in family.samples
+    }
+
+
+def test_the_journal_polls_and_shows(table, store, caplog):
+    journal = journal_of(table, store)
+    assert journal.collect()[0] is False
+    assert [f.name for f in journal.describe()] == [f.name for f in journal.collect()[2]]
+    with caplog.at_level(logging.INFO):
+        journal.start()
+        wait_until(lambda: journal.collect()[0])
+        assert samples(journal)["asterisk_exporter_journal_last_record_timestamp_seconds[cdr]"] == 0
+        table.write("ANSWERED", "BUSY")
+        wait_until(lambda: samples(journal)["asterisk_exporter_journal_records_total[cdr]"] == 2)
+    shown = samples(journal)
+    assert shown["asterisk_cdr_records_total[ANSWERED]"] == 1
+    assert shown["asterisk_cdr_records_total[NO ANSWER]"] == 0
+    last = shown["asterisk_exporter_journal_last_record_timestamp_seconds[cdr]"]
+    assert abs(last - time.time()) < 10
+    wait_until(lambda: samples(journal)["asterisk_exporter_journal_lag_seconds[cdr]"] == 0)
+    assert caplog.text.count("reading from") == 1
+    journal.stop()
+    assert not journal._thread.is_alive()
+
+
+def test_a_backlog_of_several_batches_is_read_in_one_poll(table, store, monkeypatch):
+    monkeypatch.setattr(cdr_postgresql, "BATCH_ROWS", 2)
+    journal = CdrJournal(store, table.database, "pbx1", 60)
+    journal._reader._batch_rows = 2
+    with contextlib.closing(table.database.connect()) as connection:
+        journal._reader.anchor(connection)
+        table.write(*["BUSY"] * 7)
+        journal._poll(connection)
+    assert counts(store) == {"BUSY": 7}
+
+
+def test_a_database_that_restarts(table, store, cluster, caplog):
+    journal = journal_of(table, store)
+    with caplog.at_level(logging.INFO):
+        journal.start()
+        wait_until(lambda: journal.collect()[0])  # counting has begun
+        table.write("ANSWERED")
+        wait_until(lambda: counts(store) == {"ANSWERED": 1})
+        cluster.stop()
+        wait_until(lambda: not journal.collect()[0])
+        assert samples(journal)["asterisk_cdr_records_total[ANSWERED]"] == 1
+        assert samples(journal)["asterisk_exporter_journal_lag_seconds[cdr]"] > 0
+        time.sleep(1.5)
+        cluster.start()
+        table.write("BUSY")
+        wait_until(lambda: counts(store) == {"ANSWERED": 1, "BUSY": 1})
+    assert caplog.text.count("CDR: lost") == 1
+    assert caplog.text.count("reading from") == 2
+    journal.stop()
+
+
+def test_a_database_that_hangs_delays_nobody(table, store, cluster):
+    journal = journal_of(table, store)
+    journal.start()
+    wait_until(lambda: journal.collect()[0])  # counting has begun
+    table.write("ANSWERED")
+    wait_until(lambda: counts(store) == {"ANSWERED": 1})
+    # stop every process of the cluster: sockets stay open and silent
+    processes = [cluster.leader(), *children(cluster.leader())]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert samples(journal)["asterisk_cdr_records_total[ANSWERED]"] == 1
+        journal.stop(0.2)
+        assert time.monotonic() - began < 0.5
+        with pytest.raises(TimeoutError, match="no answer within"):
+            latest_record_age(table.database, "pbx1", 0.5)
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not journal._thread.is_alive())
+
+
+def children(pid: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_lag_grows_while_the_database_hangs(table, store, monkeypatch):
+    journal = journal_of(table, store)
+    journal.start()
+    wait_until(lambda: journal.collect()[0])
+    journal.stop()
+    wait_until(lambda: not journal._thread.is_alive())
+    now = time.monotonic()
+    monkeypatch.setattr(cdr_postgresql.time, "monotonic", lambda: now + 60)
+    ok, _, _ = journal.collect()
+    assert ok is False
+    assert samples(journal)["asterisk_exporter_journal_lag_seconds[cdr]"] == pytest.approx(
+        60, abs=3
+    )
+
+
+def test_a_wrong_table_is_an_error_and_not_an_end(table, store, caplog):
+    table.execute("ALTER TABLE cdr RENAME TO elsewhere")
+    journal = journal_of(table, store)
+    journal.start()
+    wait_until(lambda: 'relation "cdr" does not exist' in caplog.text)
+    table.execute("ALTER TABLE elsewhere RENAME TO cdr")
+    wait_until(lambda: journal.collect()[0])
+    journal.stop()
+
+
+def test_age_of_the_latest_record(table):
+    assert latest_record_age(table.database, "pbx1", 5) is None
+    insert(table.writer(), "BUSY", ended="now() - interval '40 seconds'")
+    table.write("ANSWERED", system="pbx2")
+    assert 40 <= latest_record_age(table.database, "pbx1", 5) < 50
+    nowhere = Database("127.0.0.1", 1, "x", "exporter", "secret-of-the-test")
+    with pytest.raises(psycopg2.Error, match="refused"):
+        latest_record_age(nowhere, "pbx1", 5)
+    assert "secret-of-the-test" not in repr(nowhere) + str(nowhere)
+
+
+READER = """
+import sys, pathlib
+from asterisk_exporter.journal.cdr_postgresql import CdrReader, Database
+from asterisk_exporter.journal.store import JournalStore
+store = JournalStore(pathlib.Path(sys.argv[1]))
+connection = Database("127.0.0.1", int(sys.argv[2]), sys.argv[3], "exporter").connect()
+reader = CdrReader(store, "pbx1", batch_rows=7)
+reader.anchor(connection)
+print("ready", flush=True)
+while True:
+    reader.read_batch(connection)
+"""
+
+
+def test_kill_9_at_any_moment_neither_loses_nor_repeats(table, tmp_path):
+    state = tmp_path / "killed"
+    command = [sys.executable, "-c", READER, str(state), str(table.cluster.port), table.name]
+    environment = {**os.environ, "PYTHONPATH": str(EXPORTER)}
+    writer, written, last = table.writer(), 0, 0
+    for run in range(12):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(60):
+            insert(writer, "ANSWERED")
+            written += 1
+        time.sleep(0.003 * run)
+        process.kill()
+        process.communicate()
+        store = JournalStore(state)
+        now = counts(store).get("ANSWERED", 0)
+        store.close()
+        assert last <= now <= written
+        last = now
+    store = JournalStore(state)
+    reader = CdrReader(store, "pbx1")
+    with contextlib.closing(table.database.connect()) as connection:
+        reader.anchor(connection)
+        # an autovacuum may hold the last ones back for a moment
+        wait_until(lambda: not reader.read_batch(connection) and caught_up(reader, connection))
+    assert counts(store) == {"ANSWERED": written}
+    store.close()
+
+
+def caught_up(reader, connection) -> bool:
+    return reader.unread_seconds(connection) == 0
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_crash_beside_the_commit(table, store, reading, monkeypatch, where):
+    reader, _ = reading
+    table.write("ANSWERED", "BUSY")
+    real = store.apply
+
+    def crash(change):
+        if where == "after":
+            real(change)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "apply", crash)
+    with pytest.raises(KeyboardInterrupt):
+        reader.read_batch(reader.connection)
+    monkeypatch.setattr(store, "apply", real)
+    again = CdrReader(store, "pbx1")
+    again.anchor(reader.connection)
+    again.read_batch(reader.connection)
+    assert counts(store) == {"ANSWERED": 1, "BUSY": 1}
+
+
+def cdr_config(config_file, table, ami_port, tmp_path) -> Path:
+    return config_file(
+        ami_port,
+        f"system_name: pbx1\nstate_directory: {tmp_path}/served\n"
+        f"cdr: {{port: {table.cluster.port}, database: {table.name}, password_file: null,"
+        " poll_seconds: 0.1}\n",
+    )
+
+
+def test_served_counters_never_go_down_across_kill_9(
+    table, serve, config_file, ami_server, behave, tmp_path
+):
+    path = cdr_config(config_file, table, ami_server(behave("busy")).port, tmp_path)
+    sample = 'asterisk_cdr_records_total{disposition="ANSWERED"}'
+    written = 0
+    for _ in range(3):
+        served = serve(path)
+        served.wait_for('asterisk_exporter_collector_success{collector="cdr"}', 1)
+        assert served.value(sample) >= written - 5  # what was written before the kill
+        table.write(*["ANSWERED"] * 5)
+        written += 5
+        served.wait_for(sample, written)
+        served.end(signal.SIGKILL)
+        table.write(*["ANSWERED"] * 5)  # while it is down
+        written += 5
+    served = serve(path)
+    served.wait_for(sample, written)
+    assert served.end() == 0
+
+
+def test_two_processes_never_share_a_state_directory(
+    table, serve, config_file, ami_server, behave, tmp_path, command, free_port
+):
+    path = cdr_config(config_file, table, ami_server(behave("busy")).port, tmp_path)
+    serve(path)
+    done = command("serve", "--config", path, "--port", free_port())
+    assert done.returncode == 2
+    assert "in use by another asterisk-exporter" in done.stderr
+
+
+def test_check_shows_the_age_of_the_newest_record(
+    table, config_file, ami_server, behave, tmp_path, command
+):
+    path = cdr_config(config_file, table, ami_server(behave("idle")).port, tmp_path)
+    done = command("check", "--config", path, "--full")
+    assert "CDR:           database answers, no record yet" in done.stdout
+    insert(table.writer(), "BUSY", ended="now() - interval '40 seconds'")
+    done = command("check", "--config", path, "--json")
+    assert 40 <= json.loads(done.stdout)["cdr"]["age_seconds"] < 60

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+
+import pytest
+
+from asterisk_exporter.journal.store import FILE_NAME, Change, JournalStore, JournalStoreError
+
+
+def change(at: int, **counts: int) -> Change:
+    made = Change("cdr", {"id": at})
+    for name, by in counts.items():
+        made.count("records", name, by=by)
+    return made
+
+
+def test_cursor_and_counters_survive(tmp_path):
+    store = JournalStore(tmp_path / "state")
+    assert store.position("cdr") is None
+    store.apply(change(1, BUSY=2, FAILED=0))
+    store.apply(change(5, BUSY=1))
+    store.close()
+    again = JournalStore(tmp_path / "state")
+    assert again.position("cdr") == {"id": 5}
+    assert again.values("records") == {("BUSY",): 3, ("FAILED",): 0}
+    assert again.values("others") == {}
+    again.close()
+
+
+def test_without_close_too(tmp_path):
+    store = JournalStore(tmp_path)
+    store.apply(change(1, BUSY=2))
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        assert db.execute("SELECT value FROM counter").fetchall() == [(2,)]
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    store.close()
+
+
+def test_a_change_that_fails_changes_nothing(tmp_path):
+    store = JournalStore(tmp_path)
+    store.apply(change(1, BUSY=2))
+    store._db.execute(
+        "CREATE TRIGGER fail BEFORE UPDATE ON cursor BEGIN SELECT RAISE(FAIL, 'no'); END"
+    )
+    with pytest.raises(JournalStoreError, match="cannot write"):
+        store.apply(change(9, BUSY=5))
+    assert store.position("cdr") == {"id": 1}
+    assert store.values("records") == {("BUSY",): 2}
+    store._db.execute("DROP TRIGGER fail")
+    store.apply(change(9, BUSY=5))
+    assert store.values("records") == {("BUSY",): 7}
+    store.close()
+
+
+def test_a_file_that_another_process_has_locked(tmp_path):
+    store = JournalStore(tmp_path)
+    store._db.execute("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalStoreError, match="locked"):
+        store.apply(change(1, BUSY=1))
+    assert store.values("records") == {}
+    other.execute("ROLLBACK")
+    store.apply(change(1, BUSY=1))
+    other.close()
+    store.close()
+
+
+def test_one_process_per_directory(tmp_path):
+    store = JournalStore(tmp_path)
+    with pytest.raises(JournalStoreError, match="in use by another asterisk-exporter"):
+        JournalStore(tmp_path)
+    store.close()
+    JournalStore(tmp_path).close()
+
+
+def test_the_file_is_its_owners_alone(tmp_path):
+    old = os.umask(0)
+    try:
+        JournalStore(tmp_path).close()
+    finally:
+        os.umask(old)
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / FILE_NAME).write_text("something else " * 100)
+    with pytest.raises(JournalStoreError, match="move the file away"):
+        JournalStore(tmp_path)
+    assert (tmp_path / FILE_NAME).read_text().startswith("something else")
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalStoreError, match="state directory"):
+        JournalStore(tmp_path / "file" / "state")
