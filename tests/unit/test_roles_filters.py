@@ -1,0 +1,202 @@
+"""The filters of cdr_database and alertmanager, and the lock of asterisk_exporter."""
+
+import base64
+import hashlib
+import hmac
+import importlib.util
+from pathlib import Path
+
+import pytest
+import tomllib
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+database = load("roles/cdr_database/filter_plugins/cdr_database.py")
+alertmanager = load("roles/alertmanager/filter_plugins/alertmanager.py")
+wheels = load("roles/asterisk_exporter/files/wheels.py")
+LOCK = ROOT / "roles/asterisk_exporter/files/requirements.txt"
+
+
+# --- cdr_database
+
+
+def test_a_verifier_is_what_postgresql_checks_a_client_against():
+    # RFC 5802: the server holds H(ClientKey) and ServerKey; the client proves it has ClientKey.
+    verifier = database.scram_verifier("pencil-pencil-pencil")
+    scheme, parameters, keys = verifier.split("$")
+    iterations, salt = parameters.split(":")
+    stored, server = (base64.b64decode(key) for key in keys.split(":"))
+    salted = hashlib.pbkdf2_hmac(
+        "sha256", b"pencil-pencil-pencil", base64.b64decode(salt), int(iterations)
+    )
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    assert scheme == "SCRAM-SHA-256"
+    assert hashlib.sha256(client_key).digest() == stored
+    assert hmac.digest(salted, b"Server Key", "sha256") == server
+
+
+def test_a_verifier_is_the_same_each_time_and_another_for_another_password():
+    assert database.scram_verifier("a" * 32) == database.scram_verifier("a" * 32)
+    assert (
+        database.scram_verifier("a" * 32).split("$")[1]
+        != database.scram_verifier("b" * 32).split("$")[1]
+    )
+
+
+def test_addresses_that_are_fine():
+    assert (
+        database.address_problems(
+            ["127.0.0.1", "::1", "*", "localhost"], ["192.0.2.0/24", "2001:db8::/32"]
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("network", ["192.0.2.1", "192.0.2.1/24", "192.0.2.0/33", "pbx1/32", ""])
+def test_a_network_that_is_none_is_named(network):
+    (problem,) = database.address_problems([], [network])
+    assert f"cdr_database_clients: '{network}'" in problem
+
+
+def test_an_address_that_is_none_is_named():
+    (problem,) = database.address_problems(["192.0.2.300"], [])
+    assert "cdr_database_listen_addresses: '192.0.2.300'" in problem
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "roles/cdr_database/files/migrations").iterdir()))
+def test_migrations_are_numbered_without_gap_and_leave_transactions_alone(path):
+    names = sorted(other.name for other in path.parent.iterdir())
+    assert int(path.name.split("_")[0]) == names.index(path.name) + 1
+    statements = [line.split("--")[0].strip().upper() for line in path.read_text().splitlines()]
+    assert not any(line.startswith(("BEGIN", "COMMIT", "ROLLBACK", "\\")) for line in statements)
+
+
+# --- alertmanager
+
+DUTY = {
+    "name": "duty",
+    "emails": ["duty@example.com"],
+    "webhooks": [{"url": "https://example.com/hook?token=s3cret", "send_resolved": False}],
+    "slack": [{"channel": "#pbx", "webhook_url": "https://example.com/s3cret"}],
+    "telegram": [{"chat_id": -100, "bot_token": "1:s3cret"}],
+}
+
+
+def test_the_configuration_names_secrets_and_shows_none():
+    (receiver,) = alertmanager.config([DUTY], "/run/credentials/x")
+    assert "s3cret" not in str(receiver)
+    assert receiver["email_configs"] == [{"to": "duty@example.com", "send_resolved": True}]
+    assert receiver["webhook_configs"] == [
+        {"url_file": "/run/credentials/x/duty-webhooks-0", "send_resolved": False}
+    ]
+    assert receiver["slack_configs"][0]["api_url_file"] == "/run/credentials/x/duty-slack-0"
+    assert receiver["telegram_configs"][0]["bot_token_file"] == "/run/credentials/x/duty-telegram-0"
+    assert receiver["telegram_configs"][0]["chat_id"] == -100
+
+
+def test_each_secret_that_the_configuration_names_is_there():
+    assert alertmanager.secrets([DUTY], "mail") == {
+        "smtp-password": "mail",
+        "duty-webhooks-0": "https://example.com/hook?token=s3cret",
+        "duty-slack-0": "https://example.com/s3cret",
+        "duty-telegram-0": "1:s3cret",
+    }
+    assert alertmanager.secrets([], "") == {}
+
+
+def test_receivers_and_routes_that_are_fine():
+    routes = [{"receiver": "duty", "routes": [{"matchers": ["a=b"]}]}]
+    assert alertmanager.problems([DUTY], "duty", routes) == []
+    assert alertmanager.problems([], "", []) == []
+
+
+@pytest.mark.parametrize(
+    ("receivers", "default", "routes", "expected"),
+    [
+        ([DUTY, DUTY], "", [], "'duty' is there twice"),
+        ([{"name": "a/b", "emails": ["x@example.com"]}], "", [], "'a/b': the name may have"),
+        ([{"name": "idle"}], "", [], "'idle' has none of emails"),
+        ([{"name": "a", "emails": ["nobody"]}], "", [], "emails has 'nobody'"),
+        ([{"name": "a", "webhooks": [{"url": "s3cret"}]}], "", [], "webhooks[0].url must be"),
+        ([{"name": "a", "telegram": [{"bot_token": ""}]}], "", [], "telegram[0].bot_token must be"),
+        ([DUTY], "night", [], "alertmanager_default_receiver: there is no receiver 'night'"),
+        (
+            [DUTY],
+            "",
+            [{"routes": [{"receiver": "x"}]}],
+            "alertmanager_routes: there is no receiver",
+        ),
+    ],
+)
+def test_a_problem_is_named_without_the_secret(receivers, default, routes, expected):
+    (problem,) = alertmanager.problems(receivers, default, routes)
+    assert expected in problem
+    assert "s3cret" not in problem
+
+
+# --- asterisk_exporter
+
+
+def locked(python):
+    lines = wheels.requirements_for(LOCK, python, "x86_64").splitlines()
+    found = [Requirement(line.split(" --hash")[0]) for line in lines]
+    return {canonicalize_name(item.name): next(iter(item.specifier)).version for item in found}
+
+
+@pytest.mark.parametrize("python", ["3.9", "3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_the_lock_fits_what_the_package_asks_for(python):
+    pins = locked(python)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in project["dependencies"]:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), text
+
+
+def test_the_lock_has_versions_and_hashes_and_no_index():
+    text = LOCK.read_text()
+    assert "://" not in text
+    for block in text.replace("\\\n", " ").splitlines():
+        if block and not block.startswith("#"):
+            assert "==" in block
+            assert "--hash=sha256:" in block
+
+
+def test_markers_are_those_of_the_target(tmp_path):
+    lock = tmp_path / "lock.txt"
+    lock.write_text(
+        "# comment\na==1 ; python_full_version < '3.10' \\\n    --hash=sha256:00\n"
+        "a==2 ; python_full_version >= '3.10'\nb==1 ; sys_platform == 'win32'\n"
+    )
+    assert wheels.requirements_for(lock, "3.9", "x86_64") == "a==1 --hash=sha256:00\n"
+    assert wheels.requirements_for(lock, "3.14", "x86_64") == "a==2\n"
+
+
+def test_the_digest_follows_source_lock_python_and_machine_and_not_the_readme(tmp_path):
+    package = tmp_path / "exporter" / "asterisk_exporter"
+    (package / "__pycache__").mkdir(parents=True)
+    code, lock = package / "cli.py", tmp_path / "lock.txt"
+    for path in (code, lock, tmp_path / "pyproject.toml", tmp_path / "README.md"):
+        path.write_text("one")
+
+    def digest(python="3.14", machine="x86_64"):
+        return wheels.digest_of(tmp_path, lock, python, machine)
+
+    seen = [digest(), digest("3.13"), digest(machine="aarch64")]
+    code.write_text("two")
+    seen.append(digest())
+    lock.write_text("two")
+    seen.append(digest())
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "README.md").write_text("two")
+    (package / "__pycache__" / "cli.pyc").write_text("two")
+    assert digest() == seen[-1]
