@@ -1,0 +1,97 @@
+"""The lab: one real machine, reached as its administrator reaches it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
+HOST = "pbx1"
+T = TypeVar("T")
+
+
+class Lab:
+    """What the tests do with the lab machine; commands go through ``./appliance exec``."""
+
+    def exec(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a shell command as root and return its result, whatever it is."""
+        return subprocess.run(
+            [ROOT / "appliance", "exec", HOST, "--", "sh", "-c", command],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    def run(self, command: str, stdin: str = "") -> str:
+        """Run a shell command as root and return what it printed; it must succeed."""
+        result = self.exec(command, stdin)
+        assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+        return result.stdout
+
+    def asterisk(self, command: str) -> str:
+        """Run one command of Asterisk's own CLI."""
+        return self.run(f"asterisk -rx {shlex.quote(command)}")
+
+    def sql(self, query: str) -> list[list[str]]:
+        """Ask the CDR database as its administrator: rows of texts."""
+        out = self.run(f"runuser -u postgres -- psql -XAtq -F '|' asterisk -c {shlex.quote(query)}")
+        return [line.split("|") for line in out.splitlines()]
+
+    def url(self, name: str) -> str:
+        """Return the address of a web page, as ``./appliance url`` prints it."""
+        return subprocess.run(
+            [ROOT / "appliance", "url", name], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    def get(self, url: str) -> str:
+        """Fetch a page. It has 2 seconds, like a scrape."""
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return str(response.read().decode())
+
+    def metrics(self) -> dict[str, float]:
+        """Scrape the exporter: sample as in the exposition text -> value."""
+        text = self.get(f"{self.url('exporter')}/metrics")
+        return {
+            f"{s.name}{{{','.join(f'{k}={v}' for k, v in sorted(s.labels.items()))}}}": s.value
+            for family in text_string_to_metric_families(text)
+            for s in family.samples
+        }
+
+    def prometheus(self, query: str) -> float | None:
+        """Ask Prometheus for one number; None when it has no answer."""
+        api = f"{self.url('prometheus')}/api/v1/query?query={urllib.parse.quote(query)}"
+        result: list[Any] = json.loads(self.get(api))["data"]["result"]
+        assert len(result) <= 1, result
+        return float(result[0]["value"][1]) if result else None
+
+    def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ansible-playbook from the root of the clone."""
+        return subprocess.run(
+            [ROOT / ".venv/bin/ansible-playbook", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def wait_until(what: Callable[[], T], seconds: float, describe: str) -> T:
+    """Ask again and again until the answer is true, and return it."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = what()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {seconds} s: {describe} (last: {answer!r})"
+        time.sleep(0.3)

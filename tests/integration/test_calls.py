@@ -1,0 +1,111 @@
+"""Real SIP calls, and what Asterisk, the CDR table and Prometheus say of them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+
+import pytest
+from lab import Lab, wait_until
+
+DISPOSITIONS = "SELECT disposition, count(*) FROM cdr WHERE system_name = 'pbx1' GROUP BY 1"
+
+
+def queue_counters(lab: Lab, queue: str) -> tuple[int, int]:
+    """Completed and abandoned, as ``queue show`` prints them."""
+    found = re.search(r"\bC:(\d+), A:(\d+),", lab.asterisk(f"queue show {queue}"))
+    assert found
+    return int(found[1]), int(found[2])
+
+
+def records(lab: Lab) -> dict[str, int]:
+    return {disposition: int(count) for disposition, count in lab.sql(DISPOSITIONS)}
+
+
+def seen_by_prometheus(lab: Lab, disposition: str) -> int:
+    return int(lab.prometheus(f'asterisk_cdr_records_total{{disposition="{disposition}"}}') or 0)
+
+
+def last_call(lab: Lab, source: str) -> list[list[str]]:
+    """Records of the newest call of a caller: (dst, disposition, lastapp, dstchannel, answered)."""
+    return lab.sql(
+        "SELECT dst, disposition, lastapp, dstchannel, answer IS NOT NULL FROM cdr WHERE linkedid ="
+        f" (SELECT linkedid FROM cdr WHERE src = '{source}' ORDER BY id DESC LIMIT 1) ORDER BY id"
+    )
+
+
+@pytest.fixture
+def reconciled(lab: Lab) -> Iterator[None]:
+    """After the test, Prometheus has counted exactly the records that the test made."""
+    before = records(lab)
+    counted = {name: seen_by_prometheus(lab, name) for name in before}
+    yield
+    after = records(lab)
+    assert after != before, "the test made no record"
+
+    made = {name: after[name] - before.get(name, 0) for name in after}
+    wait_until(
+        lambda: made == {n: seen_by_prometheus(lab, n) - counted.get(n, 0) for n in after},
+        40,
+        f"Prometheus has counted {made}",
+    )
+
+
+@pytest.mark.usefixtures("reconciled")
+def test_call_answered_in_a_queue(lab: Lab) -> None:
+    completed, abandoned = queue_counters(lab, "support")
+    lab.run("lab-call provider +4915550011 +493055501 10")
+    assert queue_counters(lab, "support") == (completed + 1, abandoned)
+    rows = last_call(lab, "+4915550011")
+    assert [row[1:3] for row in rows if row[3].startswith("PJSIP/10")] == [["ANSWERED", "Queue"]]
+
+
+@pytest.mark.usefixtures("reconciled")
+def test_call_abandoned_in_a_queue(lab: Lab) -> None:
+    completed, abandoned = queue_counters(lab, "sales")
+    lab.run("lab-call provider +4915550012 +493055502 4")
+    assert queue_counters(lab, "sales") == (completed, abandoned + 1)
+    rows = last_call(lab, "+4915550012")
+    assert rows
+    assert not [row for row in rows if row[1] == "ANSWERED" and row[3].startswith("PJSIP/10")]
+
+
+@pytest.mark.usefixtures("reconciled")
+def test_call_from_extension_to_extension(lab: Lab) -> None:
+    lab.run("lab-call extension 101 102 4")
+    dst, disposition, app, channel, _ = last_call(lab, "101")[0]
+    assert (dst, disposition, app) == ("102", "ANSWERED", "Dial")
+    assert channel.startswith("PJSIP/102-")
+
+
+@pytest.mark.usefixtures("reconciled")
+def test_caller_who_gives_up_before_anyone_answers_leaves_a_record(lab: Lab) -> None:
+    lab.run("lab-call provider +4915550013 +493055504 3")
+    rows = last_call(lab, "+4915550013")
+    assert [row[4] for row in rows] == ["f"] * len(rows)
+    assert rows[0][1] in {"NO ANSWER", "CANCEL"}
+
+
+def test_waiting_callers_are_on_the_live_metrics(lab: Lab) -> None:
+    lab.run("systemd-run --quiet --collect lab-call provider +4915550014 +493055502 6")
+    sample = "asterisk_queue_callers{queue=sales}"
+    wait_until(lambda: lab.metrics()[sample] == 1, 5, "a caller waits in sales")
+    metrics = lab.metrics()
+    assert metrics["asterisk_calls{}"] == 1
+    assert metrics["asterisk_queue_longest_wait_seconds{queue=sales}"] <= 6
+    wait_until(lambda: lab.metrics()[sample] == 0, 10, "nobody waits in sales")
+
+
+def test_a_recorded_call_leaves_a_wav_file(lab: Lab) -> None:
+    recordings = "find /var/spool/asterisk/monitor -name '*support*.wav' -size +0"
+    before = lab.run(recordings).splitlines()
+    lab.run("lab-call provider +4915550015 +493055501 10")
+    assert len(lab.run(recordings).splitlines()) == len(before) + 1
+
+
+def test_master_csv_has_the_same_records_as_the_database(lab: Lab) -> None:
+    master = lab.run("cat /var/log/asterisk/cdr-csv/Master.csv")
+    rows = list(csv.reader(master.splitlines()))
+    assert len(rows) == sum(records(lab).values()) > 0
+    assert {len(row) for row in rows} == {21}  # linkedid, sequence and the rest of the tail
