@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the reference of role variables from roles/*/meta/argument_specs.yml.
 
-Writes docs/variables.md, and in each roles/*/README.md the block between the markers
+Writes docs/variables.md, and in README.md and each roles/*/README.md the block between the markers
 ``<!-- variables:begin -->`` and ``<!-- variables:end -->``. With --check nothing is written
 and the exit status is 1 when a file is not what it would be.
 """
@@ -82,6 +82,16 @@ def specs(roles: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def overview(found: dict[str, dict[str, Any]]) -> str:
+    """Return the roles as a Markdown table: what each does, and its variables by name."""
+    lines = ["| Role | What it does | Variables |", "| --- | --- | --- |"]
+    for role, spec in found.items():
+        names = ", ".join(f"`{name}`" for name in spec.get("options", {}))
+        link = f"[{role}](docs/variables.md#{role})"
+        lines.append(f"| {link} | {as_text(spec.get('short_description', ''))} | {names} |")
+    return "\n".join(lines) + "\n"
+
+
 def with_block(readme: str, block: str) -> str:
     """Return the README with the block between its markers, which are added where missing."""
     if BEGIN not in readme:
@@ -103,6 +113,8 @@ def generate(root: Path) -> dict[Path, str]:
         if readme.exists():
             files[readme] = with_block(readme.read_text(encoding="utf-8"), options)
     files[root / "docs" / "variables.md"] = "".join(sections)
+    readme = root / "README.md"
+    files[readme] = with_block(readme.read_text(encoding="utf-8"), overview(found))
     return files
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from lab import Lab
+from lab import Lab, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +18,9 @@ def lab() -> Lab:
 
 @pytest.fixture
 def started(lab: Lab) -> Iterator[Callable[[str], None]]:
-    """Start (again) at the end whatever services the test stops."""
+    """Start (again) at the end whatever services the test stops, and wait until all is well."""
     services: list[str] = []
     yield services.append
     for service in services:
         lab.run(f"systemctl reset-failed {service}; systemctl start {service}")
+    wait_until(lambda: lab.exec("asterisk-exporter check").returncode == 0, 30, "a healthy lab")

@@ -25,7 +25,6 @@ def settings():
     looked_at = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["_pbx_settings"]
     given = {name: defaults[name] for name in looked_at}
     given["pbx_system_name"] = "pbx1"
-    given["pbx_cdr_pgsql_password"] = SECRET
     return given
 
 
@@ -306,6 +305,11 @@ def test_secrets_of_phones_and_logins(settings, secret):
         "pbx_manager_users.exporter.secret",
     ]
     assert not any(str(secret) in text for text in found if secret)
+
+
+def test_the_password_of_the_database(settings):
+    settings["pbx_cdr_pgsql_password"] = "short"
+    assert one_problem(settings) == "pbx_cdr_pgsql_password has 5 characters: give at least 8"
 
 
 def test_a_login_needs_its_secret(settings):

@@ -633,6 +633,9 @@ def simple_values(settings: dict[str, Any], problems: Problems) -> None:
         problems.match(name, settings.get(name), pattern, advice)
     if not network(settings.get("pbx_manager_address")):
         problems.add("pbx_manager_address", settings.get("pbx_manager_address"), "give an address")
+    password = settings.get("pbx_cdr_pgsql_password")
+    if password:
+        secret("pbx_cdr_pgsql_password", password, 8, problems)
     external = settings.get("pbx_external_address")
     if external:
         problems.match("pbx_external_address", external, HOST, "give a host or an address")
