@@ -32,6 +32,15 @@ def test_the_defaults_are_good(settings):
     assert pbx_problems(settings) == []
 
 
+def test_the_example_to_copy_is_good(settings):
+    inventory = ROLE.parents[1] / "inventory" / "example" / "group_vars" / "pbx.yml"
+    given = yaml.safe_load(inventory.read_text())
+    plain = {name: value for name, value in given.items() if "{{" not in str(value)}
+    assert len(plain) >= 5
+    settings.update((name, value) for name, value in plain.items() if name in settings)
+    assert pbx_problems(settings) == []
+
+
 def test_a_whole_site_is_good(settings):
     settings["pbx_trunks"] = [
         {
