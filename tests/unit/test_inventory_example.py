@@ -1,7 +1,6 @@
 """The production site to copy: its hosts find each other."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,15 +27,9 @@ def test_its_hosts_find_each_other(host, variable, value):
     result = subprocess.run(
         [command, "-i", EXAMPLE, host, "-m", "debug", "-a", f"var={variable}"],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
-            "ANSIBLE_STDOUT_CALLBACK": "json",
-            "ANSIBLE_CALLBACKS_ENABLED": "",
-        },
         capture_output=True,
         text=True,
         check=True,
     )
-    played = json.loads(result.stdout)
-    assert played["plays"][0]["tasks"][0]["hosts"][host][variable] == value
+    _, _, answer = result.stdout.partition(" => ")
+    assert json.loads(answer)[variable] == value
