@@ -28,6 +28,12 @@ def test_exporter_is_confined(lab: Lab) -> None:
     assert float(score.split("level for asterisk-exporter.service: ")[1].split()[0]) <= 2.0
 
 
+def test_confinement_leaves_the_exporter_its_own_figures(lab: Lab) -> None:
+    metrics = lab.metrics()
+    assert metrics["process_resident_memory_bytes{}"] > 0
+    assert metrics["process_start_time_seconds{}"] > 1.7e9
+
+
 def test_no_secret_is_shown(lab: Lab) -> None:
     secrets = [p.read_text().strip() for p in Path(ROOT / ".lab/secrets").rglob("*") if p.is_file()]
     assert len(secrets) > 5
