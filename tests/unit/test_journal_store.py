@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 
 import pytest
 
-from asterisk_exporter.journal.store import FILE_NAME, Change, JournalStore, JournalStoreError
+from asterisk_exporter.journal.store import (
+    FILE_NAME,
+    Change,
+    JournalStore,
+    JournalStoreError,
+    read_only,
+)
 
 
 def change(at: int, **counts: int) -> Change:
@@ -85,11 +92,59 @@ def test_the_file_is_its_owners_alone(tmp_path):
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_is_no_database(tmp_path):
-    (tmp_path / FILE_NAME).write_text("something else " * 100)
-    with pytest.raises(JournalStoreError, match="move the file away"):
-        JournalStore(tmp_path)
-    assert (tmp_path / FILE_NAME).read_text().startswith("something else")
+@pytest.mark.parametrize("damage", ["not SQLite", "a page", "newer", "labels"])
+def test_a_file_that_cannot_be_used_is_moved_aside(tmp_path, caplog, damage):
+    store = JournalStore(tmp_path)
+    store.apply(change(1, BUSY=2))
+    store.close()
+    path = tmp_path / FILE_NAME
+    if damage == "not SQLite":
+        path.write_bytes(b"something else " * 1000)
+    elif damage == "a page":
+        data = path.read_bytes()
+        path.write_bytes(data[:4096] + b"\xff" * 4096 + data[8192:])
+    else:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(
+                "PRAGMA user_version = 99"
+                if damage == "newer"
+                else "UPDATE counter SET labels = '{'"
+            )
+    before = path.read_bytes()
+    store = JournalStore(tmp_path)
+    assert store.position("cdr") is None
+    assert store.values("records") == {}
+    store.apply(change(1, BUSY=1))
+    store.close()
+    (aside,) = tmp_path.glob(f"{FILE_NAME}.unusable-*")
+    assert aside.read_bytes() == before
+    assert str(aside) in caplog.text
+    assert "the counters start again" in caplog.text
+    assert ("newer" in caplog.text) == (damage == "newer")
+    JournalStore(tmp_path).close()  # the new one is fine
+
+
+def test_rows_change_with_the_counters(tmp_path):
+    store = JournalStore(tmp_path)
+    with_rows = change(1, BUSY=1)
+    with_rows.run("INSERT INTO decided VALUES (?, ?)", [("a", 1.0), ("b", 2.0)])
+    with_rows.run("DELETE FROM decided WHERE linkedid = ?", [("a",)])
+    store.apply(with_rows)
+    bad = change(2, BUSY=1)
+    bad.run("INSERT INTO decided VALUES (?, ?)", [("c", 1.0), ("b", 2.0)])
+    with pytest.raises(JournalStoreError, match="cannot write"):
+        store.apply(bad)
+    assert store.values("records") == {("BUSY",): 1}
+    with read_only(tmp_path) as db:
+        assert db.execute("SELECT * FROM decided").fetchall() == [("b", 2.0)]
+        with pytest.raises(sqlite3.Error):
+            db.execute("DELETE FROM decided")
+    store.close()
+
+
+def test_reading_a_state_that_is_not_there(tmp_path):
+    with pytest.raises(JournalStoreError, match="cannot read"), read_only(tmp_path):
+        pass
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
