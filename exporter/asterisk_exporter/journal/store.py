@@ -173,7 +173,8 @@ class JournalStore:
                 )
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-            db.executescript(_SCHEMA)
+            if version < VERSION:
+                db.executescript(_SCHEMA)
             for name, labels, value in db.execute("SELECT name, labels, value FROM counter"):
                 self._values.setdefault(name, {})[tuple(json.loads(labels))] = value
         except _UnusableFileError:
