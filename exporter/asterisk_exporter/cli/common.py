@@ -1,16 +1,25 @@
-"""What the commands share: ``--config``, and how they end when they cannot go on."""
+"""What the commands share: ``--config``, durations, and how they end when they cannot go on."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import click
 
 from asterisk_exporter import config
 
 Command = Callable[..., Any]
+
+if TYPE_CHECKING:
+    DurationType = click.ParamType[timedelta]
+else:
+    DurationType = click.ParamType  # generic only in newer versions of click
 
 
 def config_option(command: Command) -> Command:
@@ -22,6 +31,47 @@ def config_option(command: Command) -> Command:
         metavar="FILE",
         help=f"Configuration file. Default: ${config.PATH_VARIABLE}, else {config.DEFAULT_PATH}.",
     )(command)
+
+
+class Duration(DurationType):
+    """A length of time such as ``30m``, ``24h`` or ``7d``; gives a timedelta above 0."""
+
+    name = "duration"
+    _UNITS = MappingProxyType({"s": "seconds", "m": "minutes", "h": "hours", "d": "days"})
+    #: A century: now minus the duration stays a date, in any zone.
+    _LONGEST = timedelta(days=36_525)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        """Return the length of time. Ends in bad usage for a text that is none."""
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value).strip())
+        length = timedelta(0)
+        if found is not None:
+            with contextlib.suppress(OverflowError):
+                length = timedelta(**{self._UNITS[found[2]]: int(found[1])})
+        if timedelta(0) < length <= self._LONGEST:
+            return length
+        raise click.BadParameter(
+            f"{value!r}: expected a number above 0 and a unit, s, m, h or d, such as 30m, 24h or "
+            "7d; at most 100 years.",
+            ctx,
+            param,
+        )
+
+
+def since_option(default: str | None = None) -> Callable[[Command], Command]:
+    """Add ``--since``; the command gets ``since``, a timedelta back from now."""
+    return click.option(
+        "--since",
+        type=Duration(),
+        default=default,
+        show_default=default is not None,
+        metavar="DURATION",
+        help="Look back this far, such as 30m, 24h or 7d.",
+    )
 
 
 def stop(message: object, code: int) -> NoReturn:
