@@ -90,6 +90,13 @@ class Cdr(_Section):
     poll_seconds: float = Field(default=5.0, ge=0.1, le=3600)
 
 
+class Importer(_Section):
+    """The login with which ``cdr import`` adds records to the database of ``cdr``."""
+
+    username: str = Field(default="importer", min_length=1)
+    password_file: Optional[str] = "importer-password"  # noqa: S105 - a file's name
+
+
 class Config(_Section):
     """The whole file; every key has a default."""
 
@@ -101,6 +108,7 @@ class Config(_Section):
     endpoints: Endpoints = Endpoints()
     queues: Queues = Queues()
     cdr: Optional[Cdr] = None
+    importer: Importer = Importer()
 
     @field_validator("timezone")
     @classmethod
@@ -227,3 +235,20 @@ def database(config: Config, config_path: Path) -> Optional[Database]:
     if cdr.password_file is not None:
         password = read_secret(cdr.password_file, "cdr.password_file", config_path)
     return Database(cdr.host, cdr.port, cdr.database, cdr.username, password, cdr.sslmode)
+
+
+def import_database(config: Config, config_path: Path) -> Database:
+    """Return where ``cdr import`` writes: the database of ``cdr``, with the importer's login.
+
+    Raises ConfigError.
+    """
+    cdr, importer = config.cdr, config.importer
+    if cdr is None:
+        raise ConfigError(
+            f"{config_path}: cdr: not set: expected the PostgreSQL that the records go to. Set "
+            "cdr.host and the login of the section importer"
+        )
+    password = None
+    if importer.password_file is not None:
+        password = read_secret(importer.password_file, "importer.password_file", config_path)
+    return Database(cdr.host, cdr.port, cdr.database, importer.username, password, cdr.sslmode)

@@ -174,3 +174,13 @@ def test_database_and_target(tmp_path):
     tls = config.parse("ami: {tls: {enabled: true, ca_file: /ca.pem}}", path)
     assert config.target(tls, path).tls.ca_file == "/ca.pem"
     assert config.target(settings, path).tls is None
+
+
+def test_where_an_import_goes(tmp_path):
+    path = tmp_path / "exporter.yml"
+    (tmp_path / "importer-password").write_text("pass word\n")
+    settings = config.parse("system_name: pbx1\ncdr: {host: 192.0.2.5, username: reader}", path)
+    found = config.import_database(settings, path)
+    assert (found.host, found.username, found.password) == ("192.0.2.5", "importer", "pass word")
+    with pytest.raises(ConfigError, match=r"cdr: not set: expected the PostgreSQL"):
+        config.import_database(config.parse("", path), path)
