@@ -97,6 +97,23 @@ class Importer(_Section):
     password_file: Optional[str] = "importer-password"  # noqa: S105 - a file's name
 
 
+class QueueLog(_Section):
+    """The file ``queue_log``. ``service_levels``: seconds by queue, before what AMI says."""
+
+    file: Path = Path("/var/log/asterisk/queue_log")
+    short_abandon_seconds: int = Field(default=5, ge=0, le=3600)
+    poll_seconds: float = Field(default=1.0, ge=0.1, le=3600)
+    service_levels: dict[str, int] = {}
+
+    @field_validator("service_levels")
+    @classmethod
+    def _seconds(cls, value: dict[str, int]) -> dict[str, int]:
+        for queue, seconds in value.items():
+            if not 0 <= seconds <= 7200:
+                raise ValueError(f"expected 0 to 7200 seconds for {queue}")
+        return value
+
+
 class Config(_Section):
     """The whole file; every key has a default."""
 

@@ -9,6 +9,7 @@ from typing import Callable
 from prometheus_client.core import GaugeMetricFamily
 
 from asterisk_exporter.ami.client import Reply
+from asterisk_exporter.ami.protocol import Message
 from asterisk_exporter.collectors.base import (
     DEVICE_STATES,
     Family,
@@ -39,12 +40,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Queue:
-    """One queue as it is now. ``waits`` are the seconds that each caller has waited."""
+    """One queue as it is now. ``waits`` are the seconds that each caller has waited.
+
+    ``completed`` and ``abandoned`` are app_queue's own figures since its last reset.
+    """
 
     name: str
     service_level_seconds: int
     waits: tuple[int, ...]
     members: tuple[Member, ...]
+    completed: int = 0
+    abandoned: int = 0
 
     @property
     def longest_wait_seconds(self) -> int:
@@ -81,11 +87,13 @@ def queues(reply: Reply, now: float) -> list[Queue]:
     member only, never the queue's own setting: set it per member.
     """
     thresholds: dict[str, int] = {}
+    figures: dict[str, tuple[int, int]] = {}
     waits: dict[str, list[int]] = {}
     members: dict[str, list[Member]] = {}
     for params in reply.events("QueueParams"):
         name = label(params.get("Queue"))
         thresholds[name] = integer(params, "ServiceLevel")
+        figures[name] = _figure(params, "Completed"), _figure(params, "Abandoned")
         waits[name], members[name] = [], []
     for item in reply.events("QueueMember"):
         wrap_up, last_call = integer(item, "Wrapuptime"), integer(item, "LastCall")
@@ -100,9 +108,13 @@ def queues(reply: Reply, now: float) -> list[Queue]:
     for item in reply.events("QueueEntry"):
         waits.setdefault(label(item.get("Queue")), []).append(integer(item, "Wait"))
     return [
-        Queue(name, thresholds[name], tuple(waits[name]), tuple(members[name]))
+        Queue(name, thresholds[name], tuple(waits[name]), tuple(members[name]), *figures[name])
         for name in sorted(thresholds)
     ]
+
+
+def _figure(params: Message, name: str) -> int:
+    return integer(params, name) if params.get(name) else 0
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[Queue], int]], ...] = (
