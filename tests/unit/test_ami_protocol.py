@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asterisk_exporter.ami import protocol
 from asterisk_exporter.ami.errors import MalformedStreamError, UnsafeActionError
 from asterisk_exporter.ami.protocol import (
     MAX_HEADERS,
@@ -52,6 +53,70 @@ def test_stray_newlines_are_chunked_alike_too(tokens, data):
     stream = b"".join(tokens)
     cut = data.draw(st.integers(0, len(stream)))
     assert blocks_of([stream[:cut], stream[cut:]]) == blocks_of([stream])
+
+
+def cut(stream: bytes, cuts) -> list[bytes]:
+    edges = [0, *sorted(min(place, len(stream)) for place in cuts), len(stream)]
+    return [stream[a:b] for a, b in zip(edges, edges[1:])]
+
+
+#: Bytes that look like messages more often than bytes at random do.
+NEARLY_AMI = st.lists(
+    st.one_of(
+        st.sampled_from([b"\r\n\r\n", b"\r\n", b"\n", b"\r", b": ", b":", b"Event", b"\0"]),
+        st.binary(max_size=6),
+    ),
+    max_size=30,
+).map(b"".join)
+CUTS = st.lists(st.integers(0, 200), max_size=12)
+
+
+@given(NEARLY_AMI, CUTS)
+def test_any_bytes_in_any_chunks_give_the_same_messages(stream, cuts):
+    whole = blocks_of([stream])
+    assert blocks_of(cut(stream, cuts)) == whole
+    # nothing but the ends of messages and stray newlines is left out
+    left = stream.rpartition(b"\r\n\r\n")[2] if b"\r\n\r\n" in stream else stream
+    kept = b"".join(whole) + left
+    assert kept.translate(None, b"\r\n") == stream.translate(None, b"\r\n")
+
+
+@given(NEARLY_AMI, CUTS)
+def test_no_bytes_raise_anything_but_a_malformed_stream(stream, cuts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "MAX_MESSAGE_BYTES", 40)
+        try:
+            blocks = blocks_of(cut(stream, cuts))
+        except MalformedStreamError:
+            assert len(stream) > 40
+            return
+    for message in map(parse_message, blocks):
+        repr(message)
+        for name, _ in message.headers:
+            assert message.get(name) in message.all(name)
+
+
+def _plain(text: str) -> bool:
+    return not set(text) & set("\r\n:") and text == text.strip()
+
+
+NAMES = st.text(min_size=1, max_size=8).filter(_plain)
+
+
+@given(st.lists(st.tuples(NAMES, st.text(max_size=12)), min_size=1, max_size=12))
+def test_every_header_reads_back(pairs):
+    pairs = [(name, value.replace("\r\n", "").strip()) for name, value in pairs]
+    data = "\r\n".join(f"{name}: {value}" for name, value in pairs)
+    message = parse_message(data.encode("utf-8", "surrogateescape"))
+    assert message.headers == tuple(pairs)
+    for name, _ in pairs:
+        assert message.get(name) == next(value for key, value in pairs if key == name)
+
+
+def test_a_value_that_looks_like_a_header_is_not_found():
+    message = parse_message(b"Event: E\r\nText: a\nQueue: b\r\nMyQueue: c\r\nQueueSize: 4")
+    assert message.get("Queue", "none") == "none"
+    assert message.get("Text") == "a\nQueue: b"
 
 
 def test_a_stray_newline_in_a_text_is_no_message():
