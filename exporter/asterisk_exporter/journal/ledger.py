@@ -36,7 +36,7 @@ from asterisk_exporter.journal.calls import (
     visits_in_order,
 )
 from asterisk_exporter.journal.record import Record
-from asterisk_exporter.journal.store import Change, JournalStore
+from asterisk_exporter.journal.store import Change, JournalStore, Key
 
 CALLS = "asterisk_calls"
 MISSED = "asterisk_missed_calls"
@@ -141,7 +141,7 @@ class CallLedger:
         return bool(self._store.rows("SELECT 1 FROM decided WHERE linkedid = ?", (linkedid,)))
 
     def _take_late(self, change: Change, record: Record) -> None:
-        """A record whose call is counted counts no other; an answer that it shows still holds."""
+        """Count no second call; an answer that the record shows still ends the waiting for one."""
         found = self._store.rows(
             "SELECT number, ended FROM missed WHERE linkedid = ?", (record.linkedid,)
         )
@@ -241,7 +241,9 @@ class CallLedger:
 
     def _initialise(self, change: Change) -> None:
         """Let every series begin at 0, or ``increase()`` could not see its first call."""
-        series = [(CALLS, (d, outcome)) for d, many in OUTCOMES.items() for outcome in many]
+        series: list[Key] = [
+            (CALLS, (d, outcome)) for d, many in OUTCOMES.items() for outcome in many
+        ]
         for direction in OUTCOMES:
             series.append((f"{TALK}_sum", (direction,)))
             series += [(f"{TALK}_bucket", (direction, bound)) for bound in _BOUNDS]
