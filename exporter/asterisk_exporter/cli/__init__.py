@@ -7,8 +7,11 @@ from pathlib import Path
 import click
 
 from asterisk_exporter import __version__, config
+from asterisk_exporter.cli.cdr import cdr
 from asterisk_exporter.cli.check import check
 from asterisk_exporter.cli.common import stop
+from asterisk_exporter.cli.missed import missed_command
+from asterisk_exporter.cli.queues import queues_command
 from asterisk_exporter.cli.serve import serve
 
 
@@ -32,5 +35,5 @@ def check_config(file: Path) -> None:
     click.echo(f"{file}: valid")
 
 
-for command in (serve, check):
+for command in (serve, check, cdr, missed_command, queues_command):
     main.add_command(command)
