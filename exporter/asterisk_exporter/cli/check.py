@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
-import psycopg2
 
 from asterisk_exporter import config, health, report
-from asterisk_exporter.ami.client import AmiClient, Deadline, Target
-from asterisk_exporter.ami.errors import AmiError
+from asterisk_exporter.api import ask_health
 from asterisk_exporter.cli.common import config_option
-from asterisk_exporter.journal import cdr_postgresql
 
 
 class NagiosCommand(click.Command):
@@ -104,7 +100,7 @@ def check(  # noqa: PLR0913 - one parameter an option
         click.echo(f"ASTERISK UNKNOWN - {report.clean(' '.join(str(unusable).splitlines()))}")
         sys.exit(int(health.Status.UNKNOWN))
     thresholds = health.Thresholds(endpoints_ok, endpoints_warning, max_wait)
-    found, error = _ask(target, timeout, thresholds, database, settings.system_name)
+    found, error = ask_health(target, timeout, thresholds, database, settings.system_name)
     if json_output:
         click.echo(report.as_json(found, target, error))
     else:
@@ -112,36 +108,3 @@ def check(  # noqa: PLR0913 - one parameter an option
         shown = report.Shown(full, show_queues, width)
         click.echo(report.as_text(found, target, error, shown))
     sys.exit(int(found.status))
-
-
-def _ask(
-    target: Target,
-    timeout: float,
-    thresholds: health.Thresholds,
-    database: cdr_postgresql.Database | None,
-    system_name: str,
-) -> tuple[health.Health, AmiError | None]:
-    """Return the report, and the error if the connection to AMI failed or ended."""
-    deadline = Deadline(timeout)
-    try:
-        client = AmiClient.connect(target, deadline)
-    except AmiError as error:
-        return health.failed(error), error
-    try:
-        replies = {reply.action: reply for reply in client.request(health.ACTIONS, deadline)}
-    finally:
-        client.close()
-    errors = (reply.error for reply in replies.values())
-    ended = next((error for error in errors if error is not None and error.ends_connection), None)
-    cdr = None
-    if database is not None:
-        cdr = _cdr(database, system_name, deadline)
-    return health.assess(replies, time.time(), thresholds, cdr), ended
-
-
-def _cdr(database: cdr_postgresql.Database, system_name: str, deadline: Deadline) -> health.Cdr:
-    try:
-        age = cdr_postgresql.latest_record_age(database, system_name, deadline.remaining())
-    except (psycopg2.Error, TimeoutError) as error:
-        return health.Cdr(error=f"{database}: {cdr_postgresql.explain(error)}")
-    return health.Cdr(age_seconds=age)
