@@ -44,10 +44,11 @@ UNIQUEID, LINKEDID, SEQUENCE = (
 )
 #: Columns that Asterisk writes unless it is told otherwise; the rest is settings of cdr.conf.
 FEWEST = 16
-_TYPED = frozenset({"start", "answer", "end", "duration", "billsec", "sequence"})
 #: What COPY's text format writes otherwise.
 _ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+NULL = r"\N"
 BATCH_ROWS = 20_000
+COPY_BYTES = 1 << 18
 FIRST_ERRORS = 10
 LARGEST_INTEGER = 2**31 - 1
 LARGEST_BIGINT = 2**63 - 1
@@ -69,23 +70,20 @@ _LACKING = {
     20: "uniqueid (loguniqueid) or userfield (loguserfield)",
 }
 
-_STAGING = """
-CREATE TEMPORARY TABLE arriving (
-    system_name text, accountcode text, src text, dst text, dcontext text, clid text, channel text,
-    dstchannel text, lastapp text, lastdata text, start timestamptz, answer timestamptz,
-    "end" timestamptz, duration integer, billsec integer, disposition text, amaflags text,
-    uniqueid text, userfield text, peeraccount text, linkedid text, sequence bigint
-) ON COMMIT DELETE ROWS
-"""
-_QUOTED = ", ".join(f'"{name}"' for name in ("system_name", *COLUMNS))
-# Empty means NULL on the way: no time. A text that is empty stays so, as cdr_pgsql writes it.
-_SELECTED = ", ".join(
-    f'"{name}"' if name in _TYPED else f"coalesce(\"{name}\", '')"
-    for name in ("system_name", *COLUMNS)
+# Texts first, as a record has them; then times that may be NULL, which a text never is.
+_QUOTED = ", ".join(
+    f'"{name}"'
+    for name in (
+        *("system_name", *(name for name in COLUMNS if name not in {"answer", "end"})),
+        *("answer", "end", "imported_at"),
+    )
 )
-_COPY = f"COPY arriving ({_QUOTED}) FROM STDIN (NULL '')"
+_STAGING = f"""
+CREATE TEMPORARY TABLE arriving ON COMMIT DELETE ROWS AS SELECT {_QUOTED} FROM cdr WITH NO DATA
+"""  # noqa: S608 - our own column names
+_COPY = f"COPY {{table}} ({_QUOTED}) FROM STDIN"
 _INSERT = f"""
-INSERT INTO cdr ({_QUOTED}, imported_at) SELECT {_SELECTED}, now() FROM arriving
+INSERT INTO cdr ({_QUOTED}) SELECT {_QUOTED} FROM arriving
 ON CONFLICT (system_name, uniqueid, sequence, start) DO NOTHING
 """  # noqa: S608 - our own column names
 
@@ -125,14 +123,18 @@ class Result:
 #: Told after each batch: how much of the source is read, and of how much (bytes of a file; records
 #: of a database, whose number is not known).
 Progress = Callable[[int, "int | None"], None]
+#: The texts of a record in the order of COLUMNS.
 Row = list[str]
 
 
 @dataclass
 class Batch:
-    """Records that go into the table in one transaction, and where each comes from."""
+    """Records that go into the table in one transaction, and where each comes from.
 
-    rows: list[Row] = field(default_factory=list)
+    ``lines`` are as COPY reads them.
+    """
+
+    lines: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     errors: list[RowError] = field(default_factory=list)
     done: int = 0
@@ -256,12 +258,13 @@ def _run(
     """Read one batch while the database takes the one before."""
     result = Result()
     with closing(connect(target, zone)) as connection, ThreadPoolExecutor(1) as worker:
+        writer = _Writer(connection, result)
         pending: Future[None] | None = None
         try:
             for batch in batches:
                 if pending is not None:
                     pending.result()
-                pending = worker.submit(_store, connection, batch, result)
+                pending = worker.submit(writer.store, batch)
                 if progress is not None:
                     progress(batch.done, total)
             if pending is not None:
@@ -274,44 +277,66 @@ def _run(
     return result
 
 
-def _store(connection: Any, batch: Batch, result: Result) -> None:
-    """Write one batch, and count it. Only this thread changes ``result``."""
-    for error in batch.errors:
-        result.failed(error)
-    _insert(connection, batch.rows, batch.places, result)
+class _Writer:
+    """Puts batches into the table, in one thread.
 
+    COPY straight into the table is fastest and refuses a record that is there already; then the
+    batch takes the way through a table of its own, and so do the next ones until one is all new.
+    """
 
-def _insert(connection: Any, rows: Sequence[Row], places: Sequence[str], result: Result) -> None:
-    """Write rows in one transaction; where PostgreSQL refuses one, halve until it stands alone."""
-    if not rows:
-        return
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.copy_expert(_COPY, _encoded(rows), size=1 << 18)
-            cursor.execute(_INSERT)
-            imported = cursor.rowcount
-    except (psycopg2.DataError, psycopg2.IntegrityError, errors.ProgramLimitExceeded) as error:
-        if len(rows) == 1:
-            result.failed(RowError(places[0], f"PostgreSQL refuses it: {explain(error)}"))
+    def __init__(self, connection: Any, result: Result) -> None:
+        self._connection = connection
+        self._result = result
+        self._expect_new = True
+
+    def store(self, batch: Batch) -> None:
+        """Write one batch and count it. Raises psycopg2.Error."""
+        for error in batch.errors:
+            self._result.failed(error)
+        self._insert(batch.lines, batch.places)
+
+    def _insert(self, lines: Sequence[str], places: Sequence[str]) -> None:
+        """Write lines in one transaction; where one is refused, halve until it stands alone."""
+        if not lines:
             return
-        middle = len(rows) // 2
-        _insert(connection, rows[:middle], places[:middle], result)
-        _insert(connection, rows[middle:], places[middle:], result)
-        return
-    result.imported += imported
-    result.skipped += len(rows) - imported
+        try:
+            imported = self._insert_all(lines)
+        except (psycopg2.DataError, psycopg2.IntegrityError, errors.ProgramLimitExceeded) as error:
+            if len(lines) == 1:
+                self._result.failed(RowError(places[0], f"PostgreSQL refuses it: {explain(error)}"))
+                return
+            middle = len(lines) // 2
+            self._insert(lines[:middle], places[:middle])
+            self._insert(lines[middle:], places[middle:])
+            return
+        self._result.imported += imported
+        self._result.skipped += len(lines) - imported
+        self._expect_new = imported == len(lines)
+
+    def _insert_all(self, lines: Sequence[str]) -> int:
+        """Write lines in one transaction; returns how many were not there yet."""
+        data = "".join(lines).encode()
+        if self._expect_new:
+            try:
+                with self._connection, self._connection.cursor() as cursor:
+                    cursor.copy_expert(_COPY.format(table="cdr"), io.BytesIO(data), COPY_BYTES)
+                    return len(lines)
+            except errors.UniqueViolation:
+                pass
+        with self._connection, self._connection.cursor() as cursor:
+            cursor.copy_expert(_COPY.format(table="arriving"), io.BytesIO(data), COPY_BYTES)
+            cursor.execute(_INSERT)
+            return int(cursor.rowcount)
 
 
-def _encoded(rows: Sequence[Row]) -> io.BytesIO:
-    """Return the rows as COPY reads them (its text format)."""
-    return io.BytesIO("".join(map(_encoded_row, rows)).encode())
-
-
-def _encoded_row(row: Row) -> str:
-    line = "\t".join(row)
-    if "\\" in line or "\n" in line or "\r" in line or line.count("\t") != len(COLUMNS):
-        line = "\t".join(text.translate(_ESCAPED) for text in row)
-    return f"{line}\n"
+def _line(system_name: str, row: Row) -> str:
+    """Return a record as COPY reads it (its text format). The texts are clean."""
+    answer, end = row[ANSWER], row[END]
+    texts = [system_name, *row[:ANSWER], *row[DURATION:]]
+    line = "\t".join(texts)
+    if "\\" in line or "\n" in line or "\r" in line or line.count("\t") != len(texts) - 1:
+        line = "\t".join(text.translate(_ESCAPED) for text in texts)
+    return f"{line}\t{answer or NULL}\t{end or NULL}\tnow\n"
 
 
 # --- one record ----------------------------------------------------------------------------------
@@ -327,8 +352,10 @@ def check_row(row: Row) -> None:
         raise BadRowError(_no_time("answer", answer))
     if end and not _is_time(end):
         raise BadRowError(_no_time("end", end))
-    _check_number(row[DURATION], "duration", LARGEST_INTEGER)
-    _check_number(row[BILLSEC], "billsec", LARGEST_INTEGER)
+    if not _is_seconds(row[DURATION]):
+        raise BadRowError(_no_number("duration", row[DURATION], LARGEST_INTEGER))
+    if not _is_seconds(row[BILLSEC]):
+        raise BadRowError(_no_number("billsec", row[BILLSEC], LARGEST_INTEGER))
     _check_number(row[SEQUENCE], "sequence", LARGEST_BIGINT)
     _check_uniqueid(row[UNIQUEID], "uniqueid")
     _check_uniqueid(row[LINKEDID], "linkedid")
@@ -360,15 +387,25 @@ def _no_time(column: str, value: str) -> str:
     return f"{column}: {_shown(value)}: expected a time such as 2026-01-31 13:05:59"
 
 
-def _check_number(text: str, column: str, largest: int) -> None:
+@lru_cache(maxsize=1 << 14)
+def _is_seconds(text: str) -> bool:
+    return _is_number(text, LARGEST_INTEGER)
+
+
+def _is_number(text: str, largest: int) -> bool:
     # isdigit() alone takes digits of every script
-    if text.isdigit() and text.isascii() and (len(text) < 10 or _at_most(text, largest)):
-        return
-    raise BadRowError(f"{column}: {_shown(text)}: expected a whole number from 0 to {largest}")
+    if not (text.isdigit() and text.isascii()):
+        return False
+    return len(text) < 10 or (len(text) < 30 and int(text) <= largest)
 
 
-def _at_most(digits: str, largest: int) -> bool:
-    return len(digits) < 30 and int(digits) <= largest
+def _check_number(text: str, column: str, largest: int) -> None:
+    if not _is_number(text, largest):
+        raise BadRowError(_no_number(column, text, largest))
+
+
+def _no_number(column: str, value: str, largest: int) -> str:
+    return f"{column}: {_shown(value)}: expected a whole number from 0 to {largest}"
 
 
 def _check_uniqueid(text: str, column: str) -> None:
@@ -446,7 +483,7 @@ def _csv_batch(lines: _Lines, system_name: str, batch_rows: int) -> tuple[Batch,
     """Return the next records, and whether there may be more."""
     batch = Batch()
     reader = csv.reader(lines, strict=True)
-    while len(batch.rows) + len(batch.errors) < batch_rows:
+    while len(batch.lines) + len(batch.errors) < batch_rows:
         lines.begin()
         try:
             row = next(reader)
@@ -466,10 +503,9 @@ def _add_csv_row(batch: Batch, row: Row, line: int, system_name: str) -> None:
     if len(row) != len(COLUMNS):
         raise BadRowError(_wrong_length(len(row)))
     check_row(row)
-    row.insert(0, system_name)
     if not _is_clean("".join(row)):
-        row = [_clean(text, name) for text, name in zip(row, ("system_name", *COLUMNS))]
-    batch.rows.append(row)
+        row = [_clean(text, name) for text, name in zip(row, COLUMNS)]
+    batch.lines.append(_line(system_name, row))
     batch.places.append(f"line {line}")
 
 
@@ -509,7 +545,7 @@ def _no_csv(error: str) -> str:
 
 def _refuse_short_file(path: Path, first: Batch) -> None:
     """Raise ImportFailedError for a file that was written without the columns we need."""
-    if first.rows:
+    if first.lines:
         return
     for error in first.errors:
         if "it lacks" in error.text:
@@ -551,11 +587,11 @@ def _sql_batches(
         record = dict(zip(wanted, values))
         place = f"id {record['id']}" if "id" in record else f"uniqueid {record['uniqueid']}"
         try:
-            batch.rows.append(row_of(record, zones, naming))
+            batch.lines.append(_line(*row_of(record, zones, naming)))
             batch.places.append(place)
         except BadRowError as error:
             batch.errors.append(RowError(place, str(error)))
-        if len(batch.rows) + len(batch.errors) >= batch_rows:
+        if len(batch.lines) + len(batch.errors) >= batch_rows:
             batch.done = number
             yield batch
             batch = Batch()
@@ -582,8 +618,10 @@ def _wanted(found: frozenset[str]) -> tuple[list[str], str]:
     return sorted(found & {*COLUMNS, begin, "id", "system_name"}), begin
 
 
-def row_of(record: Mapping[str, Any], zones: Mapping[str, tzinfo], naming: _Naming) -> Row:
-    """Return a record of another database as system name and the 21 texts, times in UTC.
+def row_of(
+    record: Mapping[str, Any], zones: Mapping[str, tzinfo], naming: _Naming
+) -> tuple[str, Row]:
+    """Return the system name and the 21 texts of a record of another database, times in UTC.
 
     ``calldate`` (FreePBX, cdr_mysql) is the start; what is not there is computed from it: the end
     is start + duration, the answer end - billsec. Raises BadRowError.
@@ -609,8 +647,8 @@ def row_of(record: Mapping[str, Any], zones: Mapping[str, tzinfo], naming: _Nami
     _check_uniqueid(row[UNIQUEID], "uniqueid")
     _check_uniqueid(row[LINKEDID], "linkedid")
     own = record.get("system_name")
-    row.insert(0, _clean(own, "system_name") if own and not naming.override else naming.system_name)
-    return row
+    name = _clean(own, "system_name") if own and not naming.override else naming.system_name
+    return name, row
 
 
 def _text(value: Any) -> str:
