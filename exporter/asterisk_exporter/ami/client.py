@@ -1,9 +1,10 @@
 """One AMI connection: synchronous, used by one thread, a deadline on everything.
 
 No reader thread: ``Events: off`` at login means that nothing arrives unasked (stray events are
-skipped all the same). Actions are pipelined: all are sent at once, then the replies are read.
-While reading, blocks are only cut apart; they are parsed when all have arrived, because Asterisk
-writes QueueStatus with the queue's lock held and gives a slow reader 100 ms (``writetimeout``).
+skipped all the same); a connection for events names their classes instead, and only receives.
+Actions are pipelined: all are sent at once, then the replies are read. While reading, blocks are
+only cut apart; they are parsed when all have arrived, because Asterisk writes QueueStatus with the
+queue's lock held and gives a slow reader 100 ms (``writetimeout``).
 """
 
 from __future__ import annotations
@@ -178,13 +179,17 @@ class AmiClient:
         return f"<AmiClient {self._target} as {self._target.username}>"
 
     @classmethod
-    def connect(cls, target: Target, deadline: Deadline) -> AmiClient:
-        """Connect, check the banner and log in. Raises an AmiError that says what failed."""
+    def connect(cls, target: Target, deadline: Deadline, events: str = "off") -> AmiClient:
+        """Connect, check the banner and log in. Raises an AmiError that says what failed.
+
+        ``events``: the classes to receive, as ``strings_to_mask()`` of manager.c reads them:
+        ``reporting,security``. The login's ``read`` must hold them too.
+        """
         sock = _open(target, deadline)
         client = cls(sock, target)
         try:
             client._read_banner(deadline)
-            client._login(deadline)
+            client._login(deadline, events)
         except BaseException:
             client.close()
             raise
@@ -217,6 +222,19 @@ class AmiClient:
         )
         answered = {p.action: self._finish(p, failure) for p in pending.values()}
         return [answered.get(a) or Reply(a, error=self._denied[a]) for a in actions]
+
+    def receive(self, deadline: Deadline) -> list[bytes]:
+        """Return the blocks of the events that arrive next, unparsed; none at the deadline.
+
+        Raises an AmiError when the connection has ended or its bytes are no AMI.
+        """
+        try:
+            return self._splitter.feed(self._recv(deadline, "the events"))
+        except NoAnswerError:
+            return []
+        except AmiError:
+            self.close()
+            raise
 
     def _finish(self, pending: _Pending, failure: AmiError | None) -> Reply:
         if pending.done_after is None or pending.response is None:
@@ -267,7 +285,7 @@ class AmiClient:
         self.ami_version = version
         self._splitter.feed(rest)
 
-    def _login(self, deadline: Deadline) -> None:
+    def _login(self, deadline: Deadline, events: str) -> None:
         action_id = f"exporter-{next(self._ids)}"
         pending = _Pending("Login")
         try:
@@ -277,7 +295,7 @@ class AmiClient:
                     ("ActionID", action_id),
                     ("Username", self._target.username),
                     ("Secret", self._target.secret),
-                    ("Events", "off"),
+                    ("Events", events),
                 )
             )
         except UnsafeActionError as error:
@@ -364,6 +382,7 @@ def _open(target: Target, deadline: Deadline) -> socket.socket:
             sock.settimeout(max(deadline.remaining(), 0.001))
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _notice_when_gone(sock)
             return _wrap(sock, target, deadline) if target.tls else sock
         except AmiError:
             sock.close()
@@ -376,6 +395,14 @@ def _open(target: Target, deadline: Deadline) -> socket.socket:
             error = UnreachableError(str(target), _reason(cause))
         sock.close()
     raise error
+
+
+def _notice_when_gone(sock: socket.socket) -> None:
+    """Have the kernel ask a silent peer: one that only sends events cannot be missed otherwise."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # not on every system under these names
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _resolve(target: Target, deadline: Deadline) -> list[_Address]:

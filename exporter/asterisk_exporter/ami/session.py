@@ -25,6 +25,13 @@ GREETING = ("CoreSettings", "ListCommands")
 log = logging.getLogger(__name__)
 
 
+def wait_seconds(failures: int, jitter: float) -> float:
+    """Return how long to wait after so many failures before this one; ``jitter`` is 0 to 1."""
+    wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**failures)
+    # jitter shortens, so that the longest wait stays the longest
+    return wait * (0.75 + 0.25 * jitter)
+
+
 class AmiSession:
     """Keeps one AmiClient. Not thread-safe: the scraper asks from one thread at a time."""
 
@@ -94,9 +101,7 @@ class AmiSession:
         return client
 
     def _wait_after(self, error: AmiError) -> None:
-        wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**self._failures)
-        # jitter shortens, so that the longest wait stays the longest
-        self._not_before = self._clock() + wait * (0.75 + 0.25 * self._jitter())
+        self._not_before = self._clock() + wait_seconds(self._failures, self._jitter())
         self._failures = min(self._failures + 1, 8)
         self._last_error = error
 
