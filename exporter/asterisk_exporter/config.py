@@ -56,6 +56,14 @@ class Ami(_Section):
     timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
 
 
+class Events(_Section):
+    """A second AMI login, which receives events; ``read`` is reporting and security."""
+
+    enabled: bool = False
+    username: str = Field(default="events", min_length=1, pattern=r"^[^\r\n\x00]+$")
+    secret_file: str = Field(default="events-secret", min_length=1)
+
+
 class Endpoints(_Section):
     """``up``: a regular expression; endpoints whose whole name matches get a series each."""
 
@@ -122,6 +130,7 @@ class Config(_Section):
     system_name: str = ""
     timezone: Optional[str] = None
     ami: Ami = Ami()
+    events: Events = Events()
     endpoints: Endpoints = Endpoints()
     queues: Queues = Queues()
     cdr: Optional[Cdr] = None
@@ -239,8 +248,21 @@ def target(config: Config, config_path: Path) -> Target:
     secret = os.environ.get(SECRET_VARIABLE) or read_secret(
         ami.secret_file, "ami.secret_file", config_path
     )
+    return _target(ami, ami.username, secret)
+
+
+def _target(ami: Ami, username: str, secret: str) -> Target:
     tls = TlsSettings(ami.tls.ca_file, ami.tls.server_name) if ami.tls.enabled else None
-    return Target(ami.host, ami.port, ami.username, secret, tls)
+    return Target(ami.host, ami.port, username, secret, tls)
+
+
+def events_target(config: Config, config_path: Path) -> Optional[Target]:
+    """Return where events come from, or None when they are off. Raises ConfigError."""
+    events = config.events
+    if not events.enabled:
+        return None
+    secret = read_secret(events.secret_file, "events.secret_file", config_path)
+    return _target(config.ami, events.username, secret)
 
 
 def database(config: Config, config_path: Path) -> Optional[Database]:
