@@ -21,6 +21,10 @@ from asterisk_exporter.report import clean
 NOTHING = "\u2013"
 #: What stands for the caller who hides the number.
 WITHHELD = "withheld"
+#: What providers send in the place of a number that is withheld (RFC 3323 and usage), lower case.
+_NO_NUMBERS = frozenset(
+    {"", "anonymous", "private", "restricted", "unavailable", "unknown", WITHHELD}
+)
 #: The columns of the CSV and the keys of the JSON, in this order. Stable.
 FIELDS = (
     "linkedid",
@@ -54,10 +58,10 @@ class MissedCall:
     """A call that reached nobody. Times are aware, in the zone that was asked for.
 
     ``caller`` is the number as the call brought it, or ``withheld``; ``number`` is what callers
-    are compared by, None when withheld. ``at`` is the start of the call. ``wait_seconds`` is None
-    when the call never waited for an answer. ``spoken_at`` is the latest conversation with the
-    caller after the call: ``spoken_direction`` is ``inbound`` when the caller got through and
-    ``outbound`` when somebody called back.
+    are compared by, None when there is no number to call. ``at`` is the start of the call.
+    ``wait_seconds`` is None when it is not known. ``spoken_at`` is the end of the latest
+    conversation with the caller after the call: ``spoken_direction`` is ``inbound`` when the
+    caller got through and ``outbound`` when somebody called back.
     """
 
     linkedid: str
@@ -89,7 +93,7 @@ def _call(row: Sequence[Any], zone: tzinfo | None) -> MissedCall:
     linkedid, caller, number, at, dialled, destination, reason, wait, spoken_at, direction = row
     return MissedCall(
         linkedid=linkedid,
-        caller=caller if number is not None and caller else WITHHELD,
+        caller=WITHHELD if number is None and caller.lower() in _NO_NUMBERS else caller,
         number=number,
         at=local(at, zone),
         dialled=dialled,

@@ -188,16 +188,16 @@ def _queue_as_dict(queue: QueueSummary) -> dict[str, Any]:
 _Column = tuple[str, Callable[[QueueSummary], Union[int, str]]]
 _NOW: tuple[_Column, ...] = (
     ("Waiting", lambda queue: queue.waiting),
-    ("Longest wait", lambda queue: f"{queue.longest_wait_seconds} s"),
-    ("Over service level", lambda queue: queue.over_service_level),
+    ("Longest\nwait", lambda queue: f"{queue.longest_wait_seconds} s"),
+    ("Over\nservice\nlevel", lambda queue: queue.over_service_level),
     ("Available", lambda queue: queue.available),
     ("Paused", lambda queue: queue.paused),
     ("Members", lambda queue: queue.members),
 )
 _TODAY: tuple[_Column, ...] = (
-    ("Offered today", lambda queue: _today(queue).offered),
+    ("Offered\ntoday", lambda queue: _today(queue).offered),
     ("Answered", lambda queue: _today(queue).answered),
-    ("Service level", lambda queue: percent_text(_today(queue).service_level_percent)),
+    ("Service\nlevel", lambda queue: percent_text(_today(queue).service_level_percent)),
     ("Abandoned", lambda queue: _today(queue).abandoned),
 )
 

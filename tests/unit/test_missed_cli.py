@@ -115,8 +115,13 @@ def test_the_newest_comes_last_and_since_counts_from_the_start(state):
     assert [call.linkedid for call in calls_of(state(rows), since=AT)] == ["a", "b", "c"]
 
 
+def test_a_caller_without_digits_is_shown_and_is_nobody_to_call(state):
+    [call] = calls_of(state([row(caller="alice", number=None)]))
+    assert (call.caller, call.outstanding) == ("alice", False)
+
+
 def test_a_withheld_number_is_nobody_to_call(state):
-    rows = [row("a", caller="", number=None), row("b", caller="anonymous", number=None)]
+    rows = [row("a", caller="", number=None), row("b", caller="Anonymous", number=None)]
     for call in calls_of(state(rows, [("", AT + 500, "inbound")])):
         assert call.caller == "withheld"
         assert not call.outstanding
