@@ -235,9 +235,9 @@ class Call:
     epoch: str
 
     @property
-    def destination(self) -> str:
-        """Where the dialplan sent it, as in ``pbx_inbound_routes``."""
-        return self.row.to
+    def destination(self) -> str | None:
+        """The first queue; None when it reached none."""
+        return self.row.visits[0][0] if self.row.visits else None
 
 
 @dataclass
@@ -276,9 +276,14 @@ class Ledger:
     def short_abandoned(self) -> Counter[str]:
         return Counter(q for c, q, end in self.visits if end == "abandoned" and c.row.short)
 
-    def missed(self) -> Counter[tuple[str, str]]:
+    def missed(self) -> Counter[tuple[str | None, str]]:
         """(destination, reason) -> calls."""
         return Counter((c.destination, c.row.missed) for c in self.calls if c.row.missed)
+
+    @property
+    def recorded(self) -> list[Call]:
+        """The calls with records: Asterisk writes them at a call's end, if it lives so long."""
+        return [call for call in self.calls if call.epoch != KILLED.name]
 
     def abandoned_in_app_queue(self, epoch: str) -> Counter[str]:
         return Counter(
@@ -446,16 +451,16 @@ def check_phones(calls: list[Call], seen: Counter[tuple[str, str, str]]) -> None
     """Check that whoever should have spoken to a caller did, and nobody else."""
     meant = Counter(("answered", c.row.agent, c.caller) for c in calls if c.row.agent)
     meant += Counter(("cancelled", c.row.ignored_by, c.caller) for c in calls if c.row.ignored_by)
-    # 111 is whom callers are transferred to; an extension that rings in vain is no agent.
-    transferred = {c.caller for c in calls if c.row.agent in {"113", "114"}}
-    of_queues = {c.caller for c in calls if c.row.visits or c.row.agent}
+    # 111 is whom 113 and 114 transfer to; whom 114 consults sees 114 call.
+    meant += Counter(("answered", "111", c.caller) for c in calls if c.row.agent == "113")
+    meant += Counter(("answered", "111", "114") for c in calls if c.row.agent == "114")
+    callers = {c.caller for c in calls if c.row.visits or c.row.agent} | {c for _, _, c in meant}
+    # An extension or a fourth phone that rings in vain is no agent who ignores a caller.
     was = Counter(
         {
             (what, extension, caller): times
             for (what, extension, caller), times in seen.items()
-            if caller in of_queues
-            and (what == "answered" or extension == "115")
-            and not (extension == "111" and caller in transferred)
+            if caller in callers and (what == "answered" or extension == "115")
         }
     )
     assert was == meant, f"not as meant: missing {meant - was}, too many {was - meant}"
