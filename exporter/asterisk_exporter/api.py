@@ -10,15 +10,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 
-import psycopg2
-
 from asterisk_exporter import health, missed, summary
 from asterisk_exporter.ami.client import AmiClient, Deadline, Target, TlsSettings
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.collectors.queues import queues as queues_in
 from asterisk_exporter.health import Health, Status, Thresholds
-from asterisk_exporter.journal import cdr_postgresql
+from asterisk_exporter.journal.cdr import Place, newest_record_age
 from asterisk_exporter.journal.cdr_postgresql import Database
+from asterisk_exporter.journal.runner import SourceError
 from asterisk_exporter.journal.store import JournalStoreError, read_only
 from asterisk_exporter.missed import MissedCall
 from asterisk_exporter.summary import QueueSummary, Today, UnknownQueueError
@@ -51,7 +50,7 @@ def health_report(
     target: Target,
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
     thresholds: Thresholds | None = None,
-    database: Database | None = None,
+    database: Place | None = None,
     system_name: str = "",
 ) -> Health:
     """Ask Asterisk how it is, within ``timeout`` seconds for all of it.
@@ -66,7 +65,7 @@ def ask_health(
     target: Target,
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
     thresholds: Thresholds | None = None,
-    database: Database | None = None,
+    database: Place | None = None,
     system_name: str = "",
 ) -> tuple[Health, AmiError | None]:
     """Like health_report, with the error if the connection to AMI failed or ended."""
@@ -85,11 +84,11 @@ def ask_health(
     return health.assess(replies, time.time(), thresholds or Thresholds(), cdr), ended
 
 
-def _cdr(database: Database, system_name: str, deadline: Deadline) -> health.Cdr:
+def _cdr(database: Place, system_name: str, deadline: Deadline) -> health.Cdr:
     try:
-        age = cdr_postgresql.latest_record_age(database, system_name, deadline.remaining())
-    except (psycopg2.Error, TimeoutError) as error:
-        return health.Cdr(error=f"{database}: {cdr_postgresql.explain(error)}")
+        age = newest_record_age(database, system_name, deadline.remaining())
+    except (SourceError, TimeoutError) as error:
+        return health.Cdr(error=f"{database}: {error}")
     return health.Cdr(age_seconds=age)
 
 

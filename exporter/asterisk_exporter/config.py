@@ -8,13 +8,25 @@ import os
 import re
 from datetime import tzinfo
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, Union
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 
 from asterisk_exporter.ami.client import Target, TlsSettings
+from asterisk_exporter.journal.calls import DidClass, Rules
+from asterisk_exporter.journal.cdr import Place
+from asterisk_exporter.journal.cdr_csv import CsvFile
+from asterisk_exporter.journal.cdr_mysql import MysqlTable
 from asterisk_exporter.journal.cdr_postgresql import Database
 
 DEFAULT_PATH = Path("/etc/asterisk-exporter/asterisk-exporter.yml")
@@ -24,6 +36,25 @@ SECRET_VARIABLE = "ASTERISK_EXPORTER_AMI_SECRET"  # noqa: S105 - a variable's na
 
 class ConfigError(Exception):
     """The configuration cannot be used. Names the file, the key, the value, what is expected."""
+
+
+def _checked_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression ({error})") from None
+    return value
+
+
+def _checked_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(
+            "expected a zone of the IANA database such as Europe/Berlin, or null for "
+            "this system's (is the package tzdata installed?)"
+        ) from None
+    return value
 
 
 class _Section(BaseModel):
@@ -72,12 +103,7 @@ class Endpoints(_Section):
     @field_validator("up")
     @classmethod
     def _compiles(cls, value: Optional[str]) -> Optional[str]:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"expected a regular expression ({error})") from None
-        return value
+        return None if value is None else _checked_pattern(value)
 
 
 class Queues(_Section):
@@ -86,16 +112,113 @@ class Queues(_Section):
     members: bool = False
 
 
-class Cdr(_Section):
-    """The PostgreSQL table ``cdr``."""
+class CdrDatabase(_Section):
+    """What the two databases share."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
-    port: int = Field(default=5432, ge=1, le=65535)
-    database: str = Field(default="asterisk", min_length=1)
     username: str = Field(default="exporter", min_length=1)
     password_file: Optional[str] = "cdr-password"  # noqa: S105 - a file's name
-    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
     poll_seconds: float = Field(default=5.0, ge=0.1, le=3600)
+
+
+class Cdr(CdrDatabase):
+    """The PostgreSQL table ``cdr``."""
+
+    source: Literal["postgresql"] = "postgresql"
+    port: int = Field(default=5432, ge=1, le=65535)
+    database: str = Field(default="asterisk", min_length=1)
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+
+
+class CdrMysql(CdrDatabase):
+    """A MySQL or MariaDB table; the defaults are FreePBX's.
+
+    ``system_column``: the column that says which system wrote a row, where several do.
+    """
+
+    source: Literal["mysql"]
+    port: int = Field(default=3306, ge=1, le=65535)
+    database: str = Field(default="asteriskcdrdb", min_length=1)
+    table: str = Field(default="cdr", min_length=1)
+    system_column: Optional[str] = Field(default=None, min_length=1)
+
+
+class CdrCsv(_Section):
+    """The file Master.csv. ``timezone``: its times' zone (``usegmtime`` in cdr.conf: UTC)."""
+
+    source: Literal["csv"]
+    file: Path = Path("/var/log/asterisk/cdr-csv/Master.csv")
+    timezone: str = "UTC"
+    poll_seconds: float = Field(default=5.0, ge=0.1, le=3600)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _checked_zone(value)
+
+
+_CDR = {"postgresql": Cdr, "mysql": CdrMysql, "csv": CdrCsv}
+
+
+def _cdr_source(value: Any) -> Optional[str]:
+    """Return which of the sources a section is about."""
+    if isinstance(value, dict):
+        source = value.get("source", "postgresql")
+        return source if source in _CDR else None
+    return getattr(value, "source", None)
+
+
+AnyCdr = Annotated[
+    Union[
+        Annotated[Cdr, Tag("postgresql")],
+        Annotated[CdrMysql, Tag("mysql")],
+        Annotated[CdrCsv, Tag("csv")],
+    ],
+    Discriminator(
+        _cdr_source,
+        custom_error_type="source",
+        custom_error_message="expected source to be postgresql, mysql or csv",
+    ),
+]
+
+
+class Destination(_Section):
+    """Numbers that are one destination. ``did``: a regular expression of the whole number."""
+
+    did: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=64)
+
+    @field_validator("did")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        return _checked_pattern(value)
+
+
+class Calls(_Section):
+    """How calls are told apart.
+
+    ``trunks``: the endpoints that lead outside. ``match_digits``: how many last digits tell a
+    caller. ``keep_days``: how long a missed call may wait to be called back.
+    """
+
+    trunks: list[str] = []
+    inbound_contexts: list[str] = ["from-external"]
+    destinations: list[Destination] = []
+    settle_seconds: float = Field(default=10.0, ge=0, le=3600)
+    match_digits: int = Field(default=9, ge=4, le=15)
+    keep_days: int = Field(default=30, ge=1, le=366)
+
+    @property
+    def rules(self) -> Rules:
+        """The same as the journal has it."""
+        return Rules(
+            trunks=frozenset(self.trunks),
+            inbound_contexts=frozenset(self.inbound_contexts),
+            classes=tuple(DidClass(one.did, one.name) for one in self.destinations),
+            settle_seconds=self.settle_seconds,
+            match_digits=self.match_digits,
+            keep_days=self.keep_days,
+        )
 
 
 class Importer(_Section):
@@ -133,21 +256,14 @@ class Config(_Section):
     events: Events = Events()
     endpoints: Endpoints = Endpoints()
     queues: Queues = Queues()
-    cdr: Optional[Cdr] = None
+    cdr: Optional[AnyCdr] = None
+    calls: Calls = Calls()
     importer: Importer = Importer()
 
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: Optional[str]) -> Optional[str]:
-        if value is not None:
-            try:
-                ZoneInfo(value)
-            except (ZoneInfoNotFoundError, ValueError, OSError):
-                raise ValueError(
-                    "expected a zone of the IANA database such as Europe/Berlin, or null for "
-                    "this system's (is the package tzdata installed?)"
-                ) from None
-        return value
+        return None if value is None else _checked_zone(value)
 
     @property
     def zone(self) -> Optional[tzinfo]:
@@ -183,7 +299,7 @@ def parse(text: str, path: Path) -> Config:
         config = Config(**data)
     except (ValidationError, TypeError) as error:
         raise ConfigError(_explain(error, path)) from None
-    if config.cdr is not None and not config.system_name:
+    if _needs_system_name(config.cdr) and not config.system_name:
         raise ConfigError(
             f"{path}: system_name: '': expected the systemname of asterisk.conf, since cdr is set "
             "and the table may hold the records of several systems"
@@ -191,12 +307,19 @@ def parse(text: str, path: Path) -> Config:
     return config
 
 
+def _needs_system_name(cdr: Optional[AnyCdr]) -> bool:
+    """Say whether a table is read that may hold the records of several systems."""
+    return isinstance(cdr, Cdr) or (isinstance(cdr, CdrMysql) and cdr.system_column is not None)
+
+
 def _explain(error: Exception, path: Path) -> str:
     if not isinstance(error, ValidationError):
         return f"{path}: every key must be a text"
     lines = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"])
+        # pydantic puts which of the sources it is between cdr and its key
+        shown = [part for n, part in enumerate(item["loc"]) if not (n == 1 and part in _CDR)]
+        key = ".".join(map(str, shown))
         if item["type"] == "extra_forbidden":
             lines.append(f"{path}: {key}: unknown key; expected one of: {_known(item['loc'])}")
             continue
@@ -208,6 +331,9 @@ def _explain(error: Exception, path: Path) -> str:
 def _known(location: tuple[Any, ...]) -> str:
     model: Any = Config
     for part in location[:-1]:
+        if part in _CDR:
+            model = _CDR[part]
+            continue
         annotation = model.model_fields[part].annotation
         inner = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
         model = inner[0] if inner else annotation
@@ -265,15 +391,38 @@ def events_target(config: Config, config_path: Path) -> Optional[Target]:
     return _target(config.ami, events.username, secret)
 
 
-def database(config: Config, config_path: Path) -> Optional[Database]:
-    """Return where the CDR table is, or None without. Raises ConfigError."""
+def call_records(config: Config, config_path: Path) -> Optional[Place]:
+    """Return where the call records are, or None without. Raises ConfigError."""
     cdr = config.cdr
-    if cdr is None:
+    if isinstance(cdr, CdrCsv):
+        return CsvFile(cdr.file, ZoneInfo(cdr.timezone))
+    if isinstance(cdr, CdrMysql):
+        return MysqlTable(
+            host=cdr.host,
+            port=cdr.port,
+            database=cdr.database,
+            username=cdr.username,
+            password=_password(cdr, config_path),
+            table=cdr.table,
+            system_column=cdr.system_column,
+            zone=config.zone,
+        )
+    return database(config, config_path)
+
+
+def database(config: Config, config_path: Path) -> Optional[Database]:
+    """Return where the CDR table is, or None where it is not in PostgreSQL. Raises ConfigError."""
+    cdr = config.cdr
+    if not isinstance(cdr, Cdr):
         return None
-    password = None
-    if cdr.password_file is not None:
-        password = read_secret(cdr.password_file, "cdr.password_file", config_path)
+    password = _password(cdr, config_path)
     return Database(cdr.host, cdr.port, cdr.database, cdr.username, password, cdr.sslmode)
+
+
+def _password(cdr: CdrDatabase, config_path: Path) -> Optional[str]:
+    if cdr.password_file is None:
+        return None
+    return read_secret(cdr.password_file, "cdr.password_file", config_path)
 
 
 def import_database(config: Config, config_path: Path) -> Database:
@@ -282,7 +431,7 @@ def import_database(config: Config, config_path: Path) -> Database:
     Raises ConfigError.
     """
     cdr, importer = config.cdr, config.importer
-    if cdr is None:
+    if not isinstance(cdr, Cdr):
         raise ConfigError(
             f"{config_path}: cdr: not set: expected the PostgreSQL that the records go to. Set "
             "cdr.host and the login of the section importer"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as RegistryCollector
 
 from asterisk_exporter import __version__
@@ -17,7 +17,7 @@ from asterisk_exporter.ami.client import ALLOWED_ACTIONS, Deadline
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
 from asterisk_exporter.collectors import Collector, Family, Replies
-from asterisk_exporter.journal.cdr_postgresql import CdrJournal
+from asterisk_exporter.journal.runner import Journal
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class AsteriskCollector(RegistryCollector):
         self,
         session: AmiSession,
         collectors: Sequence[Collector],
-        journals: Sequence[CdrJournal] = (),
+        journals: Sequence[Journal] = (),
         timeout_seconds: float = 1.5,
     ) -> None:
         self._session = session
@@ -41,20 +41,20 @@ class AsteriskCollector(RegistryCollector):
         self._journals = journals
         self._timeout_seconds = timeout_seconds
         self._guard = threading.Lock()
-        self._flight: Future[list[Family]] | None = None
+        self._flight: Future[list[Metric]] | None = None
         self._up: bool | None = None
         self._said: dict[str, str] = {}
 
-    def describe(self) -> list[Family]:
+    def describe(self) -> list[Metric]:
         """Return every family without samples and without I/O."""
-        families = [*_own_families()]
+        families: list[Metric] = [*_own_families()]
         for collector in self._collectors:
             families += collector.describe()
         for journal in self._journals:
             families += journal.describe()
-        return families
+        return merged(families)
 
-    def collect(self) -> Iterable[Family]:
+    def collect(self) -> Iterable[Metric]:
         """Return this scrape's families, or those of the scrape that is under way."""
         with self._guard:
             flight, leads = self._flight, self._flight is None
@@ -71,7 +71,7 @@ class AsteriskCollector(RegistryCollector):
                     self._flight = None
         return flight.result()
 
-    def _scrape(self) -> list[Family]:
+    def _scrape(self) -> list[Metric]:
         up, build, success, duration, reconnects, permitted = own = _own_families()
         build.add_metric([__version__, platform.python_version()], 1)
         replies: Replies = {}
@@ -87,7 +87,7 @@ class AsteriskCollector(RegistryCollector):
         self._note_up(error, replies)
         up.add_metric([], error is None)
         reconnects.add_metric([], self._session.reconnects)
-        families: list[Family] = [*own]
+        families: list[Metric] = [*own]
         for collector in self._collectors:
             found = self._run(collector, replies) if replies else None
             success.add_metric([collector.name], found is not None)
@@ -103,7 +103,7 @@ class AsteriskCollector(RegistryCollector):
         if commands is not None and commands.response is not None and commands.error is None:
             for action in sorted(ALLOWED_ACTIONS):
                 permitted.add_metric([action], bool(commands.response.get(action)))
-        return families
+        return merged(families)
 
     def _run(self, collector: Collector, replies: Replies) -> tuple[float, list[Family]] | None:
         """Return the time in seconds that a collector's replies took, and its families."""
@@ -134,6 +134,20 @@ class AsteriskCollector(RegistryCollector):
             if self._said.get("ami") != error.kind:
                 self._said["ami"] = error.kind
                 log.error("AMI: %s", error)
+
+
+def merged(families: Iterable[Metric]) -> list[Metric]:
+    """Return the families with one of each: journals share those that have a label ``source``.
+
+    The gauge asterisk_calls and the counter asterisk_calls_total are two, though prometheus_client
+    gives both the name asterisk_calls.
+    """
+    found: dict[tuple[str, str], Metric] = {}
+    for family in families:
+        first = found.setdefault((family.name, family.type), family)
+        if first is not family:
+            first.samples += family.samples
+    return list(found.values())
 
 
 def _own_families() -> tuple[Family, ...]:

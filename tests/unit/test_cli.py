@@ -236,7 +236,7 @@ def test_serve_with_a_database_that_is_down_from_the_start(
     time.sleep(2.5)
     assert served.value("asterisk_up") == 1
     assert served.end() == 0
-    assert served.log.count("CDR: lost") == 1
+    assert served.log.count("cdr: lost") == 1
 
 
 def test_the_module_is_the_command(environment):

@@ -16,21 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
 import pytest
 
-from asterisk_exporter.journal import cdr_postgresql
-from asterisk_exporter.journal.cdr_postgresql import (
+from asterisk_exporter.journal import runner
+from asterisk_exporter.journal.calls import Rules
+from asterisk_exporter.journal.cdr import (
     DISPOSITIONS,
+    MOST_DISPOSITIONS,
     OTHER,
     RECORDS,
-    CdrJournal,
-    CdrReader,
-    Database,
-    latest_record_age,
+    CdrCounter,
+    newest_record_age,
 )
+from asterisk_exporter.journal.cdr_postgresql import Database, PostgresqlSource
+from asterisk_exporter.journal.ledger import CallLedger
+from asterisk_exporter.journal.runner import Journal, SourceError
 from asterisk_exporter.journal.store import JournalStore
 
 from .conftest import EXPORTER
@@ -43,7 +47,7 @@ CREATE TABLE cdr (
     accountcode text, src text, dst text, dcontext text, clid text, channel text, dstchannel text,
     lastapp text, lastdata text, start timestamptz NOT NULL, answer timestamptz, "end" timestamptz,
     duration integer, billsec integer, disposition text, amaflags text, uniqueid text,
-    userfield text, peeraccount text, linkedid text, sequence bigint
+    userfield text, peeraccount text, linkedid text, sequence bigint, imported_at timestamptz
 );
 CREATE INDEX ON cdr (system_name, transaction_id, id);
 GRANT SELECT ON cdr TO exporter;
@@ -167,12 +171,29 @@ class Table:
 def insert(connection, disposition, ended: str = "now()") -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            f'INSERT INTO cdr (start, "end", disposition) VALUES (now(), {ended}, %s)',
-            (disposition,),
+            'INSERT INTO cdr (start, "end", disposition, uniqueid, linkedid) '
+            f"VALUES (now(), {ended}, %s, %s, %s)",
+            (disposition, *[f"pbx1-{next(CALLS)}"] * 2),
         )
 
 
 NUMBERS = iter(range(1000))
+CALLS = iter(range(10**6))
+
+
+def source_of(table, store, batch_rows: int = 1000, system: str = "pbx1") -> PostgresqlSource:
+    counter = CdrCounter(store, CallLedger(store, Rules()))
+    return PostgresqlSource(store, table.database, system, counter, batch_rows)
+
+
+@contextlib.contextmanager
+def opened(table, store, backfill: bool = False):
+    """Give a source that has begun."""
+    source = source_of(table, store)
+    source.open()
+    source.begin(backfill)
+    yield source
+    source.close()
 
 
 @pytest.fixture
@@ -196,18 +217,17 @@ def store(tmp_path):
 @pytest.fixture
 def reading(table, store):
     """Return (reader, poll): poll() reads all there is and returns counts that are not 0."""
-    connection = table.database.connect()
-    reader = CdrReader(store, "pbx1", batch_rows=3)
-    reader.anchor(connection)
+    reader = source_of(table, store, batch_rows=3)
+    reader.open()
+    reader.begin(False)
 
     def poll() -> dict[str, int]:
-        while reader.read_batch(connection) == 3:
+        while reader.read():
             pass
         return counts(store)
 
-    reader.connection = connection
     yield reader, poll
-    connection.close()
+    reader.close()
 
 
 def counts(store: JournalStore) -> dict[str, int]:
@@ -232,14 +252,11 @@ def test_usual_dispositions_are_0_from_the_start(reading, store):
 
 def test_counting_begins_at_the_first_start(table, store):
     table.write("ANSWERED", "BUSY")
-    connection = table.database.connect()
-    reader = CdrReader(store, "pbx1")
-    reader.anchor(connection)
-    reader.read_batch(connection)
-    table.write("FAILED")
-    reader.read_batch(connection)
+    with opened(table, store) as reader:
+        reader.read()
+        table.write("FAILED")
+        reader.read()
     assert counts(store) == {"FAILED": 1}
-    connection.close()
 
 
 def test_another_systems_records_are_not_ours(table, reading):
@@ -282,7 +299,7 @@ def test_many_writers_that_commit_in_any_order(table, reading):
 
 def test_transaction_ids_are_ordered_as_numbers(table, reading):
     reader, poll = reading
-    reader.position = cdr_postgresql.replace(reader.position, transaction_id=0)
+    reader.position = replace(reader.position, transaction_id=0)
     ids = [9, 10, 11, 99, 100, 101, 102]
     for transaction_id in reversed(ids):
         table.execute(
@@ -290,8 +307,9 @@ def test_transaction_ids_are_ordered_as_numbers(table, reading):
             f"VALUES ('{transaction_id}', 'pbx1', now(), 'BUSY')"
         )
     seen = []
-    while reader.read_batch(reader.connection):
+    while reader.read():
         seen.append(reader.position.transaction_id)
+    seen.append(reader.position.transaction_id)
     assert seen == [11, 101, 102]
     assert poll() == {"BUSY": len(ids)}
 
@@ -310,28 +328,25 @@ def test_what_began_before_the_first_start_and_committed_later_is_counted(table,
     slow = table.writer()
     slow.autocommit = False
     insert(slow, "BUSY")
-    connection = table.database.connect()
-    reader = CdrReader(store, "pbx1")
-    reader.anchor(connection)
-    slow.commit()
-    reader.read_batch(connection)
+    with opened(table, store) as reader:
+        slow.commit()
+        reader.read()
     assert counts(store) == {"BUSY": 1}
-    connection.close()
 
 
 def test_unread_records_have_an_age(table, reading):
     reader, poll = reading
-    assert reader.unread_seconds(reader.connection) == 0
+    assert reader.lag_seconds() == 0
     slow = table.writer()
     slow.autocommit = False
     insert(slow, "BUSY")
     held_back = table.writer()
     insert(held_back, "ANSWERED", ended="now() - interval '90 seconds'")
     poll()
-    assert 90 <= reader.unread_seconds(reader.connection) < 100
+    assert 90 <= reader.lag_seconds() < 100
     slow.commit()
     poll()
-    assert reader.unread_seconds(reader.connection) == 0
+    assert reader.lag_seconds() == 0
 
 
 def test_odd_dispositions(table, reading, store):
@@ -341,7 +356,7 @@ def test_odd_dispositions(table, reading, store):
     assert store.values("asterisk_exporter_journal_malformed") == {("cdr",): 2}
     table.write(*(f"ODD {n}" for n in range(40)), "TWIN", "X" * 500)
     found = poll()
-    assert len(store.values(RECORDS)) <= cdr_postgresql.MOST_DISPOSITIONS + 1
+    assert len(store.values(RECORDS)) <= MOST_DISPOSITIONS + 1
     assert sum(found.values()) == 46
     assert found["TWIN"] == 2
     assert found[OTHER] > 30
@@ -349,24 +364,18 @@ def test_odd_dispositions(table, reading, store):
 
 def test_the_cursor_survives(table, store):
     for disposition in ("ANSWERED", "BUSY"):
-        reader = CdrReader(store, "pbx1")
-        connection = table.database.connect()
-        reader.anchor(connection)
-        table.write(disposition)
-        reader.read_batch(connection)
-        connection.close()
+        with opened(table, store) as reader:
+            table.write(disposition)
+            reader.read()
     # and what is written while no exporter runs
     table.write("FAILED")
-    reader = CdrReader(store, "pbx1")
-    connection = table.database.connect()
-    reader.anchor(connection)
-    reader.read_batch(connection)
-    connection.close()
+    with opened(table, store) as reader:
+        reader.read()
     assert counts(store) == {"ANSWERED": 1, "BUSY": 1, "FAILED": 1}
 
 
 def test_another_database_is_noticed(table, reading, store, cluster, caplog):
-    reader, poll = reading
+    _, poll = reading
     table.write("ANSWERED")
     poll()
     cluster.execute("CREATE DATABASE other")
@@ -374,12 +383,10 @@ def test_another_database_is_noticed(table, reading, store, cluster, caplog):
         cluster.execute(SCHEMA, "other")
         other = Table(cluster, "other")
         other.write("BUSY", "BUSY")
-        with contextlib.closing(other.database.connect()) as connection:
-            with caplog.at_level(logging.WARNING):
-                reader.anchor(connection)
+        with caplog.at_level(logging.WARNING), opened(other, store) as moved:
             assert "another database" in caplog.text
             other.write("FAILED")
-            reader.read_batch(connection)
+            moved.read()
     finally:
         cluster.execute("DROP DATABASE other WITH (FORCE)")
     assert counts(store) == {"ANSWERED": 1, "FAILED": 1}
@@ -390,11 +397,9 @@ def test_transaction_ids_that_went_back_are_noticed(table, reading, store, caplo
     table.write("ANSWERED")
     poll()
     position = reader.position
-    reader.position = cdr_postgresql.replace(
-        position, transaction_id=position.transaction_id + 10**6
-    )
+    reader.position = replace(position, transaction_id=position.transaction_id + 10**6)
     with caplog.at_level(logging.WARNING):
-        reader.anchor(reader.connection)
+        reader.begin(False)
     assert "gone back" in caplog.text
     table.write("BUSY")
     assert poll() == {"ANSWERED": 1, "BUSY": 1}
@@ -407,14 +412,11 @@ def test_restored_records_are_never_counted(table, store):
         "UPDATE cdr SET transaction_id = "
         "((pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 5)::text)::xid8"
     )
-    connection = table.database.connect()
-    reader = CdrReader(store, "pbx1")
-    reader.anchor(connection)
-    for _ in range(20):
-        table.write("ANSWERED")
-        reader.read_batch(connection)
+    with opened(table, store) as reader:
+        for _ in range(20):
+            table.write("ANSWERED")
+            reader.read()
     assert counts(store) == {"ANSWERED": 20}
-    connection.close()
 
 
 def test_the_connection_can_only_read(table):
@@ -424,8 +426,8 @@ def test_the_connection_can_only_read(table):
     connection.close()
 
 
-def journal_of(table, store, poll_seconds=0.1) -> CdrJournal:
-    return CdrJournal(store, table.database, "pbx1", poll_seconds)
+def journal_of(table, store, poll_seconds=0.1, batch_rows=1000) -> Journal:
+    return Journal(store, source_of(table, store, batch_rows), poll_seconds)
 
 
 def wait_until(condition, seconds=10.0):
@@ -465,15 +467,14 @@ def test_the_journal_polls_and_shows(table, store, caplog):
     assert not journal._thread.is_alive()
 
 
-def test_a_backlog_of_several_batches_is_read_in_one_poll(table, store, monkeypatch):
-    monkeypatch.setattr(cdr_postgresql, "BATCH_ROWS", 2)
-    journal = CdrJournal(store, table.database, "pbx1", 60)
-    journal._reader._batch_rows = 2
-    with contextlib.closing(table.database.connect()) as connection:
-        journal._reader.anchor(connection)
-        table.write(*["BUSY"] * 7)
-        journal._poll(connection)
-    assert counts(store) == {"BUSY": 7}
+def test_a_backlog_of_several_batches_is_read_in_one_poll(table, store):
+    with opened(table, store):
+        pass
+    journal = journal_of(table, store, 60, batch_rows=2)
+    table.write(*["BUSY"] * 7)
+    journal.start()
+    wait_until(lambda: counts(store) == {"BUSY": 7}, 5)
+    journal.stop()
 
 
 def test_a_database_that_restarts(table, store, cluster, caplog):
@@ -491,7 +492,7 @@ def test_a_database_that_restarts(table, store, cluster, caplog):
         cluster.start()
         table.write("BUSY")
         wait_until(lambda: counts(store) == {"ANSWERED": 1, "BUSY": 1})
-    assert caplog.text.count("CDR: lost") == 1
+    assert caplog.text.count("cdr: lost") == 1
     assert caplog.text.count("reading from") == 2
     journal.stop()
 
@@ -513,7 +514,7 @@ def test_a_database_that_hangs_delays_nobody(table, store, cluster):
         journal.stop(0.2)
         assert time.monotonic() - began < 0.5
         with pytest.raises(TimeoutError, match="no answer within"):
-            latest_record_age(table.database, "pbx1", 0.5)
+            newest_record_age(table.database, "pbx1", 0.5)
     finally:
         for pid in processes:
             os.kill(pid, signal.SIGCONT)
@@ -531,7 +532,7 @@ def test_lag_grows_while_the_database_hangs(table, store, monkeypatch):
     journal.stop()
     wait_until(lambda: not journal._thread.is_alive())
     now = time.monotonic()
-    monkeypatch.setattr(cdr_postgresql.time, "monotonic", lambda: now + 60)
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now + 60)
     ok, _, _ = journal.collect()
     assert ok is False
     assert samples(journal)["asterisk_exporter_journal_lag_seconds[cdr]"] == pytest.approx(
@@ -550,27 +551,32 @@ def test_a_wrong_table_is_an_error_and_not_an_end(table, store, caplog):
 
 
 def test_age_of_the_latest_record(table):
-    assert latest_record_age(table.database, "pbx1", 5) is None
+    assert newest_record_age(table.database, "pbx1", 5) is None
     insert(table.writer(), "BUSY", ended="now() - interval '40 seconds'")
     table.write("ANSWERED", system="pbx2")
-    assert 40 <= latest_record_age(table.database, "pbx1", 5) < 50
+    assert 40 <= newest_record_age(table.database, "pbx1", 5) < 50
     nowhere = Database("127.0.0.1", 1, "x", "exporter", "secret-of-the-test")
-    with pytest.raises(psycopg2.Error, match="refused"):
-        latest_record_age(nowhere, "pbx1", 5)
+    with pytest.raises(SourceError, match="refused"):
+        newest_record_age(nowhere, "pbx1", 5)
     assert "secret-of-the-test" not in repr(nowhere) + str(nowhere)
 
 
 READER = """
 import sys, pathlib
-from asterisk_exporter.journal.cdr_postgresql import CdrReader, Database
+from asterisk_exporter.journal.calls import Rules
+from asterisk_exporter.journal.cdr import CdrCounter
+from asterisk_exporter.journal.cdr_postgresql import Database, PostgresqlSource
+from asterisk_exporter.journal.ledger import CallLedger
 from asterisk_exporter.journal.store import JournalStore
 store = JournalStore(pathlib.Path(sys.argv[1]))
-connection = Database("127.0.0.1", int(sys.argv[2]), sys.argv[3], "exporter").connect()
-reader = CdrReader(store, "pbx1", batch_rows=7)
-reader.anchor(connection)
+database = Database("127.0.0.1", int(sys.argv[2]), sys.argv[3], "exporter")
+counter = CdrCounter(store, CallLedger(store, Rules(settle_seconds=0)))
+source = PostgresqlSource(store, database, "pbx1", counter, batch_rows=7)
+source.open()
+source.begin(False)
 print("ready", flush=True)
 while True:
-    reader.read_batch(connection)
+    source.read()
 """
 
 
@@ -594,17 +600,19 @@ def test_kill_9_at_any_moment_neither_loses_nor_repeats(table, tmp_path):
         assert last <= now <= written
         last = now
     store = JournalStore(state)
-    reader = CdrReader(store, "pbx1")
-    with contextlib.closing(table.database.connect()) as connection:
-        reader.anchor(connection)
-        # an autovacuum may hold the last ones back for a moment
-        wait_until(lambda: not reader.read_batch(connection) and caught_up(reader, connection))
+    counter = CdrCounter(store, CallLedger(store, Rules(settle_seconds=0)))
+    reader = PostgresqlSource(store, table.database, "pbx1", counter)
+    reader.open()
+    reader.begin(False)
+    # an autovacuum may hold the last ones back for a moment
+    wait_until(lambda: not reader.read() and reader.lag_seconds() == 0)
     assert counts(store) == {"ANSWERED": written}
+    # each record is a call of its own
+    wait_until(
+        lambda: not reader.read() and sum(store.values("asterisk_calls").values()) == written
+    )
+    reader.close()
     store.close()
-
-
-def caught_up(reader, connection) -> bool:
-    return reader.unread_seconds(connection) == 0
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -620,11 +628,10 @@ def test_a_crash_beside_the_commit(table, store, reading, monkeypatch, where):
 
     monkeypatch.setattr(store, "apply", crash)
     with pytest.raises(KeyboardInterrupt):
-        reader.read_batch(reader.connection)
+        reader.read()
     monkeypatch.setattr(store, "apply", real)
-    again = CdrReader(store, "pbx1")
-    again.anchor(reader.connection)
-    again.read_batch(reader.connection)
+    with opened(table, store) as again:
+        again.read()
     assert counts(store) == {"ANSWERED": 1, "BUSY": 1}
 
 

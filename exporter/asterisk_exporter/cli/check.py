@@ -95,7 +95,7 @@ def check(  # noqa: PLR0913 - one parameter an option
             given["secret_file"] = str(secret_file.absolute())
         ami = settings.ami.model_copy(update={k: v for k, v in given.items() if v is not None})
         target = config.target(settings.model_copy(update={"ami": ami}), path)
-        database = config.database(settings, path)
+        database = config.call_records(settings, path)
     except config.ConfigError as unusable:
         click.echo(f"ASTERISK UNKNOWN - {report.clean(' '.join(str(unusable).splitlines()))}")
         sys.exit(int(health.Status.UNKNOWN))

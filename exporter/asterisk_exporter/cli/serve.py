@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import sys
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Callable
 
 import click
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from rich.console import Console
+from rich.progress import Progress
 
 from asterisk_exporter import __version__, config, web
 from asterisk_exporter.ami.session import AmiSession
@@ -24,9 +29,13 @@ from asterisk_exporter.collectors import (
     QueueCollector,
     RegistrationCollector,
 )
-from asterisk_exporter.journal import cdr_postgresql
+from asterisk_exporter.journal.cdr import CdrCounter
+from asterisk_exporter.journal.ledger import CallLedger
+from asterisk_exporter.journal.runner import Journal, SourceError
 from asterisk_exporter.journal.store import JournalStore, JournalStoreError
 from asterisk_exporter.scrape import AsteriskCollector
+
+LOG_EVERY_SECONDS = 5.0
 
 log = logging.getLogger("asterisk_exporter")
 
@@ -42,7 +51,19 @@ log = logging.getLogger("asterisk_exporter")
     show_default=True,
     help="The least severe messages to log, to standard error.",
 )
-def serve(config_path: Path | None, address: str | None, port: int | None, log_level: str) -> None:
+@click.option(
+    "--backfill",
+    is_flag=True,
+    help="On the first start, count the history that there is, before anything is served.",
+)
+def serve(
+    *,
+    config_path: Path | None,
+    address: str | None,
+    port: int | None,
+    log_level: str,
+    backfill: bool,
+) -> None:
     """Serve /metrics until SIGTERM or SIGINT.
 
     Exits 0 when it was told to end and 2 when it cannot start.
@@ -51,20 +72,17 @@ def serve(config_path: Path | None, address: str | None, port: int | None, log_l
     try:
         settings, path = config.load(config_path)
         target = config.target(settings, path)
-        database = config.database(settings, path)
-        store = journal = None
-        if database is not None and settings.cdr is not None:
-            store = JournalStore(settings.state_directory)
-            journal = cdr_postgresql.CdrJournal(
-                store, database, settings.system_name, settings.cdr.poll_seconds
-            )
-    except (config.ConfigError, JournalStoreError) as error:
+        store, journals = _journals(settings, path)
+        if backfill:
+            for journal in journals:
+                _backfill(journal)
+    except (config.ConfigError, JournalStoreError, SourceError) as error:
         stop(error, 2)
     session = AmiSession(target)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
-    registry.register(_collector(settings, session, journal))
+    registry.register(_collector(settings, session, journals))
     where = (address or settings.listen.address, port or settings.listen.port)
     try:
         server = web.listen(registry, *where)
@@ -74,16 +92,69 @@ def serve(config_path: Path | None, address: str | None, port: int | None, log_l
             "listen.port, and at who has the port (ss -ltnp).",
             2,
         )
-    _serve_until_told(server, journal, f"{where[0]}:{where[1]}")
+    _serve_until_told(server, journals, f"{where[0]}:{where[1]}")
     session.close()
     if store is not None:
         store.close()
 
 
+def _journals(settings: config.Config, path: Path) -> tuple[JournalStore | None, list[Journal]]:
+    """Return the state file and what fills it. Raises ConfigError and JournalStoreError."""
+    place = config.call_records(settings, path)
+    if place is None or settings.cdr is None:
+        return None, []
+    store = JournalStore(settings.state_directory)
+    ledger = CallLedger(store, settings.calls.rules)
+    source = place.source(store, settings.system_name, CdrCounter(store, ledger))
+    return store, [Journal(store, source, settings.cdr.poll_seconds)]
+
+
+def _backfill(journal: Journal) -> None:
+    """Read a journal's history, and show how far it is. Raises SourceError, JournalStoreError."""
+    if sys.stderr.isatty():
+        with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
+            task = bar.add_task(f"{journal.name}: reading the history", total=None)
+            journal.run_backfill(Backfill(lambda share: bar.update(task, total=1, completed=share)))
+    else:
+        journal.run_backfill(Backfill(_LoggedShare(journal.name)))
+
+
+class Backfill:
+    """How much of the history has been read, by the times of its records.
+
+    Told the time of the newest record (Unix seconds) after each batch, it tells ``show`` the
+    share from 0 to 1.
+    """
+
+    def __init__(self, show: Callable[[float], None]) -> None:
+        self._show = show
+        self._began_at = time.time()
+        self._first: float | None = None
+
+    def __call__(self, last_record: float) -> None:
+        """Take the time of the newest record."""
+        if self._first is None:
+            self._first = last_record
+        whole = self._began_at - self._first
+        share = (last_record - self._first) / whole if whole > 0 else 1.0
+        self._show(min(1.0, max(0.0, share)))
+
+
+class _LoggedShare:
+    """Logs a share at most every 5 s."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._next = time.monotonic() + LOG_EVERY_SECONDS
+
+    def __call__(self, share: float) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LOG_EVERY_SECONDS
+            log.info("%s: %d %% of the history read", self._name, round(100 * share))
+
+
 def _collector(
-    settings: config.Config,
-    session: AmiSession,
-    journal: cdr_postgresql.CdrJournal | None,
+    settings: config.Config, session: AmiSession, journals: Sequence[Journal]
 ) -> AsteriskCollector:
     up = settings.endpoints.up
     collectors = (
@@ -94,11 +165,10 @@ def _collector(
         ConferenceCollector(),
         QueueCollector(settings.queues.members),
     )
-    journals = () if journal is None else (journal,)
     return AsteriskCollector(session, collectors, journals, settings.ami.timeout_seconds)
 
 
-def _serve_until_told(server: Any, journal: cdr_postgresql.CdrJournal | None, where: str) -> None:
+def _serve_until_told(server: Any, journals: Sequence[Journal], where: str) -> None:
     told = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -108,11 +178,11 @@ def _serve_until_told(server: Any, journal: cdr_postgresql.CdrJournal | None, wh
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     threading.Thread(target=server.serve_forever, args=(0.1,), name="http", daemon=True).start()
-    if journal is not None:
+    for journal in journals:
         journal.start()
     log.info("asterisk-exporter %s serves http://%s/metrics", __version__, where)
     told.wait()
     server.shutdown()
     server.server_close()
-    if journal is not None:
+    for journal in journals:
         journal.stop()

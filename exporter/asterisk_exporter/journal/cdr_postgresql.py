@@ -6,65 +6,76 @@ it has ended (``transaction_id < pg_snapshot_xmin(pg_current_snapshot())``), and
 pair (transaction_id, id). A transaction that writes and stays open, anywhere in that PostgreSQL
 cluster, therefore delays the counting and shows as lag; nothing is lost.
 
+For the same reason a call is decided only when no transaction is open any more that began before
+its records had settled. When that is so is found with a transaction id that is taken beside the
+database's clock: once all lower ids have ended, everything written until then can be seen.
+(``pg_snapshot_xmax`` would not do: it is above the last id that has ended, not above those that
+are open.)
+
 On its very first start, and when the cursor belongs to another database (restored, moved, reset:
-transaction ids begin anew there), reading begins "now", which the log says.
+transaction ids begin anew there), reading begins "now", which the log says. Rows that were
+imported (``imported_at``) are history that other programs count; they are never read.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-import threading
-import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable
+from typing import Any
 
 import psycopg2
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+import psycopg2.extras
+from prometheus_client.core import Metric
 
-from asterisk_exporter.collectors.base import Family
-from asterisk_exporter.journal.store import Change, JournalStore, JournalStoreError
+from asterisk_exporter.journal.cdr import NAME, CdrCounter, parse
+from asterisk_exporter.journal.runner import SourceError
+from asterisk_exporter.journal.store import JournalStore
 
-SOURCE = "cdr"
-RECORDS = "asterisk_cdr_records"
-READ = "asterisk_exporter_journal_records"
-MALFORMED = "asterisk_exporter_journal_malformed"
 BATCH_ROWS = 1000
-#: ast_cdr_disp2str() of Asterisk's main/cdr.c; CANCEL appears from newer versions.
-DISPOSITIONS = ("ANSWERED", "NO ANSWER", "BUSY", "FAILED", "CONGESTION", "CANCEL")
-OTHER = "OTHER"
-#: Series of dispositions we have never heard of; any further one is counted as OTHER.
-MOST_DISPOSITIONS = 16
-FIRST_WAIT_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 15.0
 
 log = logging.getLogger(__name__)
 
 _IDENTITY = """
-SELECT (SELECT system_identifier FROM pg_control_system())::text,
-       (SELECT oid FROM pg_database WHERE datname = current_database())::text,
-       pg_snapshot_xmin(pg_current_snapshot())::text,
-       pg_snapshot_xmax(pg_current_snapshot())::text
+SELECT (SELECT system_identifier FROM pg_control_system())::text AS system,
+       (SELECT oid FROM pg_database WHERE datname = current_database())::text AS database,
+       pg_snapshot_xmin(pg_current_snapshot())::text AS xmin,
+       pg_snapshot_xmax(pg_current_snapshot())::text AS xmax
 """
 # Rows of a transaction that has not begun yet were restored from another cluster: never ours.
 _RESTORED = """
-SELECT coalesce(max(id), 0) FROM cdr
-WHERE system_name = %s AND transaction_id >= pg_snapshot_xmax(pg_current_snapshot())
+SELECT coalesce(max(id), 0) AS floor FROM cdr
+WHERE system_name = %(system)s AND transaction_id >= pg_snapshot_xmax(pg_current_snapshot())
+"""
+_CLOCK = "SELECT extract(epoch FROM now())::float8 AS clock, pg_current_xact_id()::text"
+_HORIZON = """
+SELECT extract(epoch FROM now())::float8 AS clock, pg_snapshot_xmin(pg_current_snapshot())::text
+"""
+_OURS = """
+system_name = %(system)s AND (transaction_id, id) > (%(transaction_id)s::xid8, %(id)s)
+  AND id > %(floor)s AND imported_at IS NULL
 """
 # cdr.transaction_id: the bare name in ORDER BY would mean the text in the select list.
-_BATCH = """
-SELECT transaction_id::text, id, disposition, extract(epoch FROM coalesce("end", start))::float8
+_BATCH = f"""
+SELECT transaction_id::text, id, accountcode, src, dst, dcontext, clid, channel, dstchannel,
+       lastapp, lastdata, extract(epoch FROM start)::float8 AS start,
+       extract(epoch FROM answer)::float8 AS answer, extract(epoch FROM "end")::float8 AS "end",
+       duration, billsec, disposition, amaflags, uniqueid, userfield, peeraccount, linkedid,
+       sequence
 FROM cdr
-WHERE system_name = %s AND (transaction_id, id) > (%s::xid8, %s) AND id > %s
-  AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())
+WHERE {_OURS} AND transaction_id < %(horizon)s::xid8
 ORDER BY cdr.transaction_id, cdr.id
-LIMIT %s
+LIMIT %(rows)s
+"""  # noqa: S608 - no value in it
+_AGE = """
+SELECT extract(epoch FROM now() - max(coalesce("end", start)))::float8
+FROM (
+    SELECT "end", start FROM cdr WHERE system_name = %s AND imported_at IS NULL
+    ORDER BY transaction_id DESC, id DESC LIMIT 100
+) AS newest
 """
-_UNREAD = """
-SELECT extract(epoch FROM now() - min(coalesce("end", start)))::float8
-FROM cdr
-WHERE system_name = %s AND (transaction_id, id) > (%s::xid8, %s) AND id > %s
-"""
+_UNREAD = f"""
+SELECT extract(epoch FROM now() - min(coalesce("end", start)))::float8 FROM cdr WHERE {_OURS}
+"""  # noqa: S608 - no value in it
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,26 @@ class Database:
         connection.autocommit = True
         return connection
 
+    def source(
+        self, store: JournalStore, system_name: str, counter: CdrCounter
+    ) -> PostgresqlSource:
+        """Return what reads the table."""
+        return PostgresqlSource(store, self, system_name, counter)
+
+    def newest_record_age(self, system_name: str, timeout_seconds: float) -> float | None:
+        """Return the age in seconds of the newest record, None without any. Raises SourceError."""
+        try:
+            connection = self.connect(max(2, int(timeout_seconds)))
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(_AGE, (system_name,))
+                    age: float | None = cursor.fetchone()[0]
+            finally:
+                connection.close()
+        except psycopg2.Error as error:
+            raise SourceError(explain(error)) from None
+        return age
+
 
 @dataclass(frozen=True)
 class Position:
@@ -129,245 +160,152 @@ def explain(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-class CdrReader:
-    """Reads one system's records in batches. No thread and no clock of its own."""
+class PostgresqlSource:
+    """Reads one system's records in batches."""
 
-    def __init__(self, store: JournalStore, system_name: str, batch_rows: int = BATCH_ROWS) -> None:
-        self._store = store
-        self._system_name = system_name
-        self._batch_rows = batch_rows
-        saved = store.position(SOURCE)
-        self.position = None if saved is None else Position.from_json(saved)
-
-    def anchor(self, connection: Any) -> None:
-        """Begin now, or make sure that the cursor belongs to this database. Once a connection."""
-        with connection.cursor() as cursor:
-            cursor.execute(_IDENTITY)
-            system, database, xmin, xmax = cursor.fetchone()
-            here = Position(system, database, int(xmin))
-            old = self.position
-            if old is not None:
-                if (old.system, old.database) == (system, database):
-                    if old.transaction_id < int(xmax):
-                        return
-                    why = "its transaction ids have gone back (restored from a backup?)"
-                else:
-                    why = "it is another database than the cursor belongs to"
-                log.warning(
-                    "CDR: %s; counting goes on from now, records written in between are not "
-                    "counted",
-                    why,
-                )
-            else:
-                log.info("CDR: first start, counting begins now")
-            cursor.execute(_RESTORED, (self._system_name,))
-            floor = cursor.fetchone()[0]
-        last_record = 0.0 if old is None else old.last_record
-        self._apply(replace(here, floor=floor, last_record=last_record), [])
-
-    def read_batch(self, connection: Any) -> int:
-        """Count the next settled records and move the cursor; returns how many there were."""
-        at = self.position
-        assert at is not None  # noqa: S101 - anchor() comes first
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _BATCH,
-                (self._system_name, str(at.transaction_id), at.id, at.floor, self._batch_rows),
-            )
-            rows = cursor.fetchall()
-        if rows:
-            transaction_id, last_id, _, _ = rows[-1]
-            newest = max([at.last_record, *(ended for *_, ended in rows if ended is not None)])
-            moved = replace(at, transaction_id=int(transaction_id), id=last_id, last_record=newest)
-            self._apply(moved, [disposition for _, _, disposition, _ in rows])
-        return len(rows)
-
-    def unread_seconds(self, connection: Any) -> float:
-        """Return the age of the oldest committed record that is not counted yet, or 0."""
-        at = self.position
-        assert at is not None  # noqa: S101 - anchor() comes first
-        with connection.cursor() as cursor:
-            cursor.execute(_UNREAD, (self._system_name, str(at.transaction_id), at.id, at.floor))
-            return max(0.0, cursor.fetchone()[0] or 0.0)
-
-    def _apply(self, position: Position, dispositions: list[str | None]) -> None:
-        change = Change(SOURCE, vars(position))
-        for known in DISPOSITIONS:
-            change.count(RECORDS, known, by=0)
-        change.count(MALFORMED, SOURCE, by=sum(not disposition for disposition in dispositions))
-        change.count(READ, SOURCE, by=len(dispositions))
-        series = {labels[0] for labels in self._store.values(RECORDS)} | set(DISPOSITIONS)
-        for disposition in dispositions:
-            name = (disposition or OTHER)[:40]
-            if name not in series and len(series) >= MOST_DISPOSITIONS:
-                name = OTHER
-            series.add(name)
-            change.count(RECORDS, name)
-        self._store.apply(change)
-        self.position = position
-
-
-class CdrJournal:
-    """The background thread that polls, and the metrics that show what it knows.
-
-    The database may be down or hang for any time: only this thread waits for it.
-    """
-
-    name = "cdr"
+    name = NAME
 
     def __init__(
-        self, store: JournalStore, database: Database, system_name: str, poll_seconds: float
+        self,
+        store: JournalStore,
+        database: Database,
+        system_name: str,
+        counter: CdrCounter,
+        batch_rows: int = BATCH_ROWS,
     ) -> None:
         self._store = store
         self._database = database
-        self._reader = CdrReader(store, system_name)
-        self._poll_seconds = poll_seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cdr", daemon=True)
-        self._state = threading.Lock()
-        self._ok: bool | None = None
-        self._ok_at = time.monotonic()
-        self._unread_seconds = 0.0
-        self._duration = 0.0
+        self._system_name = system_name
+        self._counter = counter
+        self._batch_rows = batch_rows
+        self._connection: Any = None
+        self._pending: tuple[float, int] | None = None
+        self._watermark = 0.0
+        saved = store.position(NAME)
+        self.position = None if saved is None else Position.from_json(saved)
 
-    def start(self) -> None:
-        """Start polling."""
-        self._thread.start()
+    def __str__(self) -> str:
+        """Name the database without the password."""
+        return str(self._database)
 
-    def stop(self, timeout: float = 0.5) -> None:
-        """Ask the thread to end and wait a moment; a hanging database does not keep us."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+    @property
+    def last_record(self) -> float:
+        """Unix time of the newest record read; 0 before the first."""
+        return 0.0 if self.position is None else self.position.last_record
 
-    def _run(self) -> None:
-        connection = None
-        failures = 0
-        while not self._stop.is_set():
-            began = time.monotonic()
-            try:
-                if connection is None:
-                    connection = self._database.connect()
-                    self._reader.anchor(connection)
-                self._poll(connection)
-            except (psycopg2.Error, JournalStoreError) as error:
-                self._failed(error, time.monotonic() - began)
-                _close(connection)
-                connection = None
-                failures = min(failures + 1, 8)
-                wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (failures - 1))
-                self._stop.wait(wait * random.uniform(0.75, 1.0))  # noqa: S311 - jitter
-            else:
-                failures = 0
-                self._succeeded(time.monotonic() - began)
-                self._stop.wait(self._poll_seconds)
-        _close(connection)
-
-    def _poll(self, connection: Any) -> None:
-        while not self._stop.is_set() and self._reader.read_batch(connection) == BATCH_ROWS:
-            pass
-        unread = self._reader.unread_seconds(connection)
-        with self._state:
-            self._unread_seconds = unread
-
-    def _succeeded(self, duration: float) -> None:
-        with self._state:
-            was, self._ok = self._ok, True
-            self._ok_at, self._duration = time.monotonic(), duration
-        if not was:
-            log.info("CDR: reading from %s", self._database)
-
-    def _failed(self, error: BaseException, duration: float) -> None:
-        with self._state:
-            was, self._ok, self._duration = self._ok, False, duration
-        if was is not False:
-            log.error("CDR: lost %s: %s", self._database, explain(error))
-
-    def describe(self) -> list[Family]:
-        """Return the families without samples."""
-        return [
-            CounterMetricFamily(
-                RECORDS, "CDR records by disposition (not calls).", labels=["disposition"]
-            ),
-            CounterMetricFamily(READ, "Journal records read.", labels=["source"]),
-            CounterMetricFamily(
-                MALFORMED, "Journal records that lack what they must have.", labels=["source"]
-            ),
-            GaugeMetricFamily(
-                "asterisk_exporter_journal_last_record_timestamp_seconds",
-                "End of the newest record read, Unix time; 0 before the first.",
-                labels=["source"],
-            ),
-            GaugeMetricFamily(
-                "asterisk_exporter_journal_lag_seconds",
-                "Age of the oldest written record that is not counted yet, 0 when there is none; "
-                "while the source does not answer, the time since it last did.",
-                labels=["source"],
-            ),
-        ]
-
-    def collect(self) -> tuple[bool, float, list[Family]]:
-        """Return success, the last poll's duration in seconds, and the families with samples."""
-        *counters, last, lag = families = self.describe()
-        for family in counters:
-            for labels, value in sorted(self._store.values(family.name).items()):
-                family.add_metric(labels, value)
-        position = self._reader.position
-        if position is not None:
-            last.add_metric([SOURCE], position.last_record)
-        with self._state:
-            silent = time.monotonic() - self._ok_at
-            # a hanging database is neither ok nor failed: it is late
-            ok = bool(self._ok) and silent < 3 * self._poll_seconds + 5
-            lag.add_metric([SOURCE], self._unread_seconds if ok else silent)
-            return ok, self._duration, families
-
-
-def _close(connection: Any) -> None:
-    if connection is not None:
+    def open(self) -> None:
+        """Connect. Raises SourceError."""
         try:
-            connection.close()
-        except psycopg2.Error:
-            log.debug("closing the database connection failed")
-
-
-def latest_record_age(
-    database: Database, system_name: str, deadline_seconds: float
-) -> float | None:
-    """Return the age in seconds of the newest record of ``system_name``, or None without any.
-
-    Runs in a thread of its own, since libpq may hang longer than any timeout it takes (a stopped
-    server, a name server). Raises TimeoutError or psycopg2.Error.
-    """
-    result: list[Callable[[], float | None]] = []
-
-    def ask() -> None:
-        try:
-            connection = database.connect(timeout_seconds=max(2, int(deadline_seconds)))
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute(
-                        'SELECT extract(epoch FROM now() - max(coalesce("end", start)))::float8 '
-                        'FROM (SELECT "end", start FROM cdr WHERE system_name = %s '
-                        "ORDER BY transaction_id DESC, id DESC LIMIT 100) AS newest",
-                        (system_name,),
-                    )
-                    age = cursor.fetchone()[0]
-            finally:
-                connection.close()
+            self._connection = self._database.connect()
         except psycopg2.Error as error:
-            raised = error
+            raise SourceError(explain(error)) from None
+        self._pending = None
 
-            def fail() -> float | None:
-                raise raised
+    def close(self) -> None:
+        """Disconnect."""
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except psycopg2.Error:
+                log.debug("closing the database connection failed")
+            self._connection = None
 
-            result.append(fail)
-        else:
-            result.append(lambda: age)
+    def begin(self, backfill: bool) -> None:
+        """Begin now or at the first record, or make sure that the cursor belongs to this database.
 
-    thread = threading.Thread(target=ask, name="cdr-age", daemon=True)
-    thread.start()
-    thread.join(deadline_seconds)
-    if not result:
-        raise TimeoutError(f"no answer within {deadline_seconds:.1f} s")
-    return result[0]()
+        Raises SourceError.
+        """
+        self._counter.load()
+        (row,) = self._ask(_IDENTITY)
+        system, database, xmin, xmax = row.values()
+        old = self.position
+        if old is None or not _belongs(old, system, database, int(xmax)):
+            begin = 0 if backfill else int(xmin)
+            (restored,) = self._ask(_RESTORED, system=self._system_name)
+            floor = restored["floor"]
+            self._apply(Position(system, database, begin, 0, floor, self.last_record), [])
+            if old is None:
+                log.info("%s: first start, counting begins %s", NAME, _when(backfill))
+
+    def read(self) -> bool:
+        """Count the next settled records and move the cursor. Raises SourceError."""
+        at = self._begun()
+        if self._pending is None and self._counter.waits():
+            (row,) = self._ask(_CLOCK)
+            clock, transaction_id = row.values()
+            self._pending = clock, int(transaction_id)
+        (row,) = self._ask(_HORIZON)
+        now, horizon = row.values()
+        rows = self._ask(_BATCH, **self._where(at), horizon=horizon, rows=self._batch_rows)
+        full = len(rows) == self._batch_rows
+        for row in rows:
+            place = {"transaction_id": int(row.pop("transaction_id")), "id": row.pop("id")}
+            ended = row["end"] or row["start"]
+            at = replace(at, **place, last_record=max(at.last_record, ended or 0.0))
+        # rows are read in the order of their transactions, so whatever ended before is behind us
+        self._watermark = max(self._watermark, min(at.last_record, now))
+        if not full and self._pending is not None and self._pending[1] <= int(horizon):
+            self._watermark = max(self._watermark, self._pending[0])
+            self._pending = None
+        self._apply(at, rows)
+        return full
+
+    def lag_seconds(self) -> float:
+        """Return the age of the oldest committed record that is not counted yet, or 0.
+
+        Raises SourceError.
+        """
+        (row,) = self._ask(_UNREAD, **self._where(self._begun()))
+        (age,) = row.values()
+        return max(0.0, age or 0.0)
+
+    def describe(self) -> list[Metric]:
+        """Return the families without samples."""
+        return self._counter.describe()
+
+    def families(self) -> list[Metric]:
+        """Return the families with samples."""
+        return self._counter.families()
+
+    def _begun(self) -> Position:
+        assert self.position is not None  # noqa: S101 - begin() comes first
+        return self.position
+
+    def _where(self, at: Position) -> dict[str, Any]:
+        return {
+            "system": self._system_name,
+            "transaction_id": str(at.transaction_id),
+            "id": at.id,
+            "floor": at.floor,
+        }
+
+    def _ask(self, sql: str, **values: Any) -> list[dict[str, Any]]:
+        try:
+            with self._connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+                cursor.execute(sql, values)
+                return list(cursor.fetchall())
+        except psycopg2.Error as error:
+            raise SourceError(explain(error)) from None
+
+    def _apply(self, position: Position, rows: list[dict[str, Any]]) -> None:
+        found = [parse(row) for row in rows]
+        self._counter.apply(vars(position), found, self._watermark)
+        self.position = position
+
+
+def _belongs(position: Position, system: str, database: str, xmax: int) -> bool:
+    """Say whether a cursor is of this database, and warn when it is not."""
+    if (position.system, position.database) != (system, database):
+        why = "it is another database than the cursor belongs to"
+    elif position.transaction_id >= xmax:
+        why = "its transaction ids have gone back (restored from a backup?)"
+    else:
+        return True
+    log.warning(
+        "%s: %s; counting goes on from now, records written in between are not counted", NAME, why
+    )
+    return False
+
+
+def _when(backfill: bool) -> str:
+    return "with the first record" if backfill else "now"

@@ -72,6 +72,7 @@ SELECT destination, count(*), min(ended) FROM missed LEFT JOIN contact USING (nu
 WHERE missed.number IS NOT NULL AND (contact.at IS NULL OR contact.at < missed.ended)
 GROUP BY destination
 """
+_PRUNE_MISSED = "DELETE FROM missed WHERE at < ?"
 _DROP_VISIT = "DELETE FROM visit WHERE callid = ? AND queue = ? AND entered = ?"
 _VISITS = """
 SELECT callid, queue, entered, caller, outcome, wait, talk, ended FROM visit WHERE callid = ?
@@ -102,9 +103,14 @@ class CallLedger:
         for linkedid, values in self._store.rows("SELECT linkedid, record FROM leg ORDER BY id"):
             self._open.setdefault(linkedid, []).append(Record(*json.loads(values)))
         self._kept = set(self._open)
-        self.refresh()
+        self._refresh()
 
-    def refresh(self) -> None:
+    def applied(self, change: Change) -> None:
+        """Show what a change that ``take`` made, and that is durable now, has done."""
+        if any(sql in {_CONTACT, _MISSED, _PRUNE_MISSED} for sql, _ in change.statements):
+            self._refresh()
+
+    def _refresh(self) -> None:
         """Find out anew who waits to be called back."""
         found = {name: (count, oldest) for name, count, oldest in self._store.rows(_OUTSTANDING)}
         with self._state:
@@ -264,7 +270,7 @@ class CallLedger:
             return
         self._pruned_at = watermark
         oldest, decided = watermark - self._rules.keep_days * DAY, watermark - DECIDED_SECONDS
-        change.run("DELETE FROM missed WHERE at < ?", [(oldest,)])
+        change.run(_PRUNE_MISSED, [(oldest,)])
         # a contact says nothing about a missed call that came after it
         change.run("DELETE FROM contact WHERE at < ?", [(oldest,)])
         change.run("DELETE FROM decided WHERE at < ?", [(decided,)])
