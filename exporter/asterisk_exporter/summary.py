@@ -14,6 +14,7 @@ from rich.text import Text
 
 from asterisk_exporter.collectors.queues import Queue
 from asterisk_exporter.journal.store import JournalStoreError, read_only
+from asterisk_exporter.journal.visits import folded
 from asterisk_exporter.report import clean
 
 #: An en dash: there is no such figure.
@@ -92,35 +93,38 @@ class Summary:
 
 
 def read_today(directory: Path, day: date) -> dict[str, Today]:
-    """Return a day's figures by queue. Raises JournalStoreError."""
+    """Return a day's figures by queue, names ``folded``. Raises JournalStoreError."""
     with read_only(directory) as db:
         return today_of(db, day)
 
 
 def today_of(db: sqlite3.Connection, day: date) -> dict[str, Today]:
-    """Return a day's figures by queue. Raises JournalStoreError when none were ever counted."""
-    figures: dict[str, dict[str, int]] = {}
-    known = Today.__dataclass_fields__
-    rows = db.execute(
-        "SELECT queue, figure, value FROM daily WHERE day = ?", (day.isoformat(),)
-    ).fetchall()
-    # a day without calls has no rows; without any row ever, nobody counts
-    if not rows and db.execute("SELECT 1 FROM daily LIMIT 1").fetchone() is None:
+    """Return a day's figures by queue, names ``folded``.
+
+    Raises JournalStoreError when none were ever counted: that is not the same as no calls.
+    """
+    counted = "SELECT 1 FROM daily UNION SELECT 1 FROM cursor WHERE source = 'queue_log' LIMIT 1"
+    if db.execute(counted).fetchone() is None:
         raise JournalStoreError(
-            "the exporter has not counted any queue's calls yet. Expected figures by day from "
-            "queue_log. Look at: systemctl status asterisk-exporter; its configuration."
+            "the exporter has not read a queue_log yet. Expected it to count each queue's calls. "
+            "Look at: systemctl status asterisk-exporter; queue_log in its configuration."
         )
+    found: dict[str, Today] = {}
+    rows = db.execute("SELECT queue, figure, value FROM daily WHERE day = ?", (day.isoformat(),))
     for queue, figure, value in rows:
-        if figure in known:
-            figures.setdefault(queue, {})[figure] = value
-    return {queue: Today(**values) for queue, values in figures.items()}
+        if figure in Today.__dataclass_fields__:
+            found[folded(queue)] = found.get(folded(queue), Today()) + Today(**{figure: value})
+    return found
 
 
 def choose(queues: Sequence[Queue], name: str | None) -> Sequence[Queue]:
-    """Return the queues that were asked for; ``name`` None is all. Raises UnknownQueueError."""
+    """Return the queues that were asked for; ``name`` None is all. Raises UnknownQueueError.
+
+    As for app_queue, the case of letters makes no difference.
+    """
     if name is None:
         return queues
-    chosen = [queue for queue in queues if queue.name == name]
+    chosen = [queue for queue in queues if folded(queue.name) == folded(name)]
     if not chosen:
         raise UnknownQueueError(name, (queue.name for queue in queues))
     return chosen
@@ -138,7 +142,7 @@ def join(queues: Sequence[Queue], today: Mapping[str, Today] | None) -> list[Que
             members=len(queue.members),
             available=queue.available,
             paused=queue.paused,
-            today=None if today is None else today.get(queue.name, Today()),
+            today=None if today is None else today.get(folded(queue.name), Today()),
         )
         for queue in queues
     ]
@@ -162,7 +166,7 @@ def total(queues: Sequence[Queue], today: Mapping[str, Today] | None) -> QueueSu
         paused=len({member.interface for member in members if member.paused}),
         today=None
         if today is None
-        else sum((today.get(queue.name, Today()) for queue in queues), Today()),
+        else sum((today.get(folded(queue.name), Today()) for queue in queues), Today()),
     )
 
 

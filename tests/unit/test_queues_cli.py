@@ -131,8 +131,24 @@ def test_only_the_days_figures_count(state):
 
 
 def test_figures_that_were_never_counted_are_not_zero(state):
-    with pytest.raises(JournalStoreError, match="not counted any queue's calls"):
+    with pytest.raises(JournalStoreError, match="has not read a queue_log yet"):
         summary.read_today(state(), NOW.date())
+
+
+def test_a_queue_log_without_calls_is_zero(tmp_path):
+    store = JournalStore(tmp_path)
+    store.apply(Change("queue_log", {"inode": 1}))
+    store.close()
+    assert summary.read_today(tmp_path, NOW.date()) == {}
+
+
+def test_names_of_queues_are_compared_as_app_queue_does(state):
+    rows = days(0, queue="Support", offered=1) + days(0, queue="SUPPORT", offered=2)
+    today = summary.read_today(state(rows), NOW.date())
+    [chosen] = summary.choose([Queue("support", 20, (), ()), Queue("x", 20, (), ())], "sUPPORT")
+    assert chosen.name == "support"
+    [joined] = summary.join([chosen], today)
+    assert joined.today == Today(offered=3)
 
 
 def test_a_queue_without_calls_today_has_zeros():
