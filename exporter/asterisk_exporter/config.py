@@ -258,6 +258,7 @@ class Config(_Section):
     queues: Queues = Queues()
     cdr: Optional[AnyCdr] = None
     calls: Calls = Calls()
+    queue_log: Optional[QueueLog] = None
     importer: Importer = Importer()
 
     @field_validator("timezone")

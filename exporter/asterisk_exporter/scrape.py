@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import threading
@@ -17,6 +18,8 @@ from asterisk_exporter.ami.client import ALLOWED_ACTIONS, Deadline
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
 from asterisk_exporter.collectors import Collector, Family, Replies
+from asterisk_exporter.collectors.queues import queues
+from asterisk_exporter.journal.queue_log_source import QueueLogSource
 from asterisk_exporter.journal.runner import Journal
 
 log = logging.getLogger(__name__)
@@ -35,8 +38,10 @@ class AsteriskCollector(RegistryCollector):
         collectors: Sequence[Collector],
         journals: Sequence[Journal] = (),
         timeout_seconds: float = 1.5,
+        queue_log: QueueLogSource | None = None,
     ) -> None:
         self._session = session
+        self._queue_log = queue_log
         self._collectors = collectors
         self._journals = journals
         self._timeout_seconds = timeout_seconds
@@ -52,6 +57,8 @@ class AsteriskCollector(RegistryCollector):
             families += collector.describe()
         for journal in self._journals:
             families += journal.describe()
+        if self._queue_log is not None and self._queue_log.drift is not None:
+            families += self._queue_log.drift.describe()
         return merged(families)
 
     def collect(self) -> Iterable[Metric]:
@@ -75,6 +82,7 @@ class AsteriskCollector(RegistryCollector):
         up, build, success, duration, reconnects, permitted = own = _own_families()
         build.add_metric([__version__, platform.python_version()], 1)
         replies: Replies = {}
+        began = time.time()
         error: AmiError | None = None
         try:
             replies = self._session.ask(
@@ -94,6 +102,7 @@ class AsteriskCollector(RegistryCollector):
             if found is not None:
                 families += found[1]
                 duration.add_metric([collector.name], found[0])
+        families += self._watch_queues(replies, began)
         for journal in self._journals:
             ok, seconds, samples = journal.collect()
             success.add_metric([journal.name], ok)
@@ -104,6 +113,19 @@ class AsteriskCollector(RegistryCollector):
             for action in sorted(ALLOWED_ACTIONS):
                 permitted.add_metric([action], bool(commands.response.get(action)))
         return merged(families)
+
+    def _watch_queues(self, replies: Replies, began: float) -> Sequence[Metric]:
+        """Let the queue_log journal learn of the queues, and compare its figures with theirs."""
+        if self._queue_log is None or self._queue_log.drift is None:
+            return []
+        reply = replies.get("QueueStatus")
+        # where it makes no sense, the queues' collector says so
+        with contextlib.suppress(AmiError):
+            if reply is not None:
+                found = queues(reply, began)
+                self._queue_log.levels.learn(found)
+                self._queue_log.drift.observe(began + reply.seconds, found)
+        return self._queue_log.drift.families()
 
     def _run(self, collector: Collector, replies: Replies) -> tuple[float, list[Family]] | None:
         """Return the time in seconds that a collector's replies took, and its families."""

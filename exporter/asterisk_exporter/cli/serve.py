@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Callable
@@ -19,6 +20,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from asterisk_exporter import __version__, config, web
+from asterisk_exporter.ami.client import Deadline
+from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
 from asterisk_exporter.cli.common import config_option, stop
 from asterisk_exporter.collectors import (
@@ -29,8 +32,12 @@ from asterisk_exporter.collectors import (
     QueueCollector,
     RegistrationCollector,
 )
+from asterisk_exporter.collectors.queues import queues
+from asterisk_exporter.journal import visits
 from asterisk_exporter.journal.cdr import CdrCounter
+from asterisk_exporter.journal.drift import QueueDrift
 from asterisk_exporter.journal.ledger import CallLedger
+from asterisk_exporter.journal.queue_log_source import QueueLogSource
 from asterisk_exporter.journal.runner import Journal, SourceError
 from asterisk_exporter.journal.store import JournalStore, JournalStoreError
 from asterisk_exporter.scrape import AsteriskCollector
@@ -72,13 +79,12 @@ def serve(
     try:
         settings, path = config.load(config_path)
         target = config.target(settings, path)
-        store, journals = _journals(settings, path)
+        journals = _journals(settings, path)
+        session = AmiSession(target)
         if backfill:
-            for journal in journals:
-                _backfill(journal)
+            _backfill_all(journals, session, settings.ami.timeout_seconds)
     except (config.ConfigError, JournalStoreError, SourceError) as error:
         stop(error, 2)
-    session = AmiSession(target)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -92,21 +98,74 @@ def serve(
             "listen.port, and at who has the port (ss -ltnp).",
             2,
         )
-    _serve_until_told(server, journals, f"{where[0]}:{where[1]}")
+    _serve_until_told(server, journals.all, f"{where[0]}:{where[1]}")
     session.close()
-    if store is not None:
-        store.close()
+    if journals.store is not None:
+        journals.store.close()
 
 
-def _journals(settings: config.Config, path: Path) -> tuple[JournalStore | None, list[Journal]]:
-    """Return the state file and what fills it. Raises ConfigError and JournalStoreError."""
+@dataclass
+class _Journals:
+    """The state file and what fills it, in the order in which history is read."""
+
+    store: JournalStore | None = None
+    queue_log: QueueLogSource | None = None
+    all: list[Journal] = field(default_factory=list)
+
+
+def _journals(settings: config.Config, path: Path) -> _Journals:
+    """Return the journals that the configuration wants.
+
+    Raises ConfigError and JournalStoreError.
+    """
     place = config.call_records(settings, path)
-    if place is None or settings.cdr is None:
-        return None, []
-    store = JournalStore(settings.state_directory)
-    ledger = CallLedger(store, settings.calls.rules)
-    source = place.source(store, settings.system_name, CdrCounter(store, ledger))
-    return store, [Journal(store, source, settings.cdr.poll_seconds)]
+    if place is None and settings.queue_log is None:
+        return _Journals()
+    made = _Journals(store := JournalStore(settings.state_directory))
+    read_through = None
+    if settings.queue_log is not None:
+        made.queue_log = queue_log = _queue_log(settings, settings.queue_log, store)
+        # whether a call that was in a queue is over is known when its records have come
+        queue_log.prune = place is None
+        made.all.append(Journal(store, queue_log, settings.queue_log.poll_seconds))
+
+        def read_through() -> float:
+            return queue_log.read_through
+
+    if place is not None and settings.cdr is not None:
+        ledger = CallLedger(store, settings.calls.rules, read_through)
+        source = place.source(store, settings.system_name, CdrCounter(store, ledger))
+        made.all.append(Journal(store, source, settings.cdr.poll_seconds))
+    return made
+
+
+def _queue_log(
+    settings: config.Config, queue_log: config.QueueLog, store: JournalStore
+) -> QueueLogSource:
+    rules = visits.Rules(
+        zone=settings.zone,
+        short_abandon_seconds=queue_log.short_abandon_seconds,
+        keep_visits=settings.cdr is not None,
+    )
+    levels = visits.ServiceLevels(queue_log.service_levels)
+    source = QueueLogSource(store, queue_log.file, levels, rules)
+    source.drift = QueueDrift()
+    return source
+
+
+def _backfill_all(journals: _Journals, session: AmiSession, timeout_seconds: float) -> None:
+    """Read the history of all journals. Raises SourceError and JournalStoreError."""
+    if journals.queue_log is not None:
+        # a visit is held against its queue's service level, which queue_log does not tell
+        try:
+            reply = session.ask(["QueueStatus"], Deadline(timeout_seconds))["QueueStatus"]
+            journals.queue_log.levels.learn(queues(reply, time.time()))
+        except AmiError as error:
+            raise SourceError(
+                f"queue_log: no backfill without the queues' service levels: {error}"
+            ) from None
+    for journal in journals.all:
+        _backfill(journal)
 
 
 def _backfill(journal: Journal) -> None:
@@ -154,7 +213,7 @@ class _LoggedShare:
 
 
 def _collector(
-    settings: config.Config, session: AmiSession, journals: Sequence[Journal]
+    settings: config.Config, session: AmiSession, journals: _Journals
 ) -> AsteriskCollector:
     up = settings.endpoints.up
     collectors = (
@@ -165,7 +224,9 @@ def _collector(
         ConferenceCollector(),
         QueueCollector(settings.queues.members),
     )
-    return AsteriskCollector(session, collectors, journals, settings.ami.timeout_seconds)
+    return AsteriskCollector(
+        session, collectors, journals.all, settings.ami.timeout_seconds, journals.queue_log
+    )
 
 
 def _serve_until_told(server: Any, journals: Sequence[Journal], where: str) -> None:
