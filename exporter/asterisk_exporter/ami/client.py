@@ -171,6 +171,7 @@ class AmiClient:
         self._splitter = Splitter()
         self._ids = itertools.count(1)
         self._denied: dict[str, AmiError] = {}
+        self._unasked: list[bytes] = []
         self.ami_version = ""
         self.usable = True
 
@@ -228,6 +229,9 @@ class AmiClient:
 
         Raises an AmiError when the connection has ended or its bytes are no AMI.
         """
+        if self._unasked:
+            blocks, self._unasked = self._unasked, []
+            return blocks
         try:
             return self._splitter.feed(self._recv(deadline, "the events"))
         except NoAnswerError:
@@ -247,9 +251,16 @@ class AmiClient:
         return Reply(reply.action, reply.response, reply.items, reply.error, pending.done_after)
 
     def _exchange(
-        self, data: bytes, pending: dict[str, _Pending], deadline: Deadline
+        self,
+        data: bytes,
+        pending: dict[str, _Pending],
+        deadline: Deadline,
+        unasked: list[bytes] | None = None,
     ) -> AmiError | None:
-        """Send, then read until every pending action is complete. Returns what stopped it."""
+        """Send, then read until every pending action is complete. Returns what stopped it.
+
+        A block of nobody (a stray event, the late answer to an earlier batch) goes to ``unasked``.
+        """
         if not pending:
             return None
         began = time.monotonic()
@@ -259,10 +270,14 @@ class AmiClient:
             while open_ids:
                 waiting_for = ", ".join(p.action for i, p in pending.items() if i in open_ids)
                 for block in self._splitter.feed(self._recv(deadline, waiting_for)):
-                    done = _sort(block, pending)
-                    if done is not None and done in open_ids:
-                        open_ids.discard(done)
-                        pending[done].done_after = time.monotonic() - began
+                    owner = _owner(block)
+                    if owner not in pending:
+                        if unasked is not None:
+                            unasked.append(block)
+                        continue
+                    if _completes(block, pending[owner]) and owner in open_ids:
+                        open_ids.discard(owner)
+                        pending[owner].done_after = time.monotonic() - began
         except AmiError as error:
             self.close()
             return error
@@ -300,7 +315,7 @@ class AmiClient:
             )
         except UnsafeActionError as error:
             raise UnsafeActionError(f"cannot log in: {error}") from None
-        failure = self._exchange(login, {action_id: pending}, deadline)
+        failure = self._exchange(login, {action_id: pending}, deadline, self._unasked)
         if failure is not None:
             raise failure
         assert pending.response is not None  # noqa: S101 - complete without failure
@@ -341,29 +356,26 @@ class AmiClient:
         return data
 
 
-def _sort(block: bytes, pending: dict[str, _Pending]) -> str | None:
-    """Put one block where it belongs; return the ActionID that it completes, if any.
-
-    Items of a list are kept unparsed. A block of nobody (a stray event, the late answer to an
-    earlier batch) is dropped.
-    """
+def _owner(block: bytes) -> str:
+    """Return the ActionID of one block, or nothing."""
     start = block.find(b"\r\nActionID: ")
     if start < 0:
-        return None
+        return ""
     end = block.find(b"\r\n", start + 2)
-    action_id = block[start + 12 : end if end >= 0 else None].decode("ascii", "replace").strip()
-    entry = pending.get(action_id)
-    if entry is None:
-        return None
+    return block[start + 12 : end if end >= 0 else None].decode("ascii", "replace").strip()
+
+
+def _completes(block: bytes, entry: _Pending) -> bool:
+    """Put one block where it belongs, items of a list unparsed; say whether it is the last."""
     # one in a thousand blocks has the header, and bytes are found faster than expressions
     mark = _LIST_MARK.search(block) if b"\r\nEventList:" in block else None
     if block[:9].lower() == b"response:":
         entry.response = parse_message(block)
-        return None if mark else action_id
+        return mark is None
     if mark and mark.group(1).lower() == b"complete":
-        return action_id
+        return True
     entry.blocks.append(block)
-    return None
+    return False
 
 
 def _reason(error: OSError) -> str:
