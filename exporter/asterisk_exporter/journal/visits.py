@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from functools import partial
-from typing import Callable
+from typing import Callable, TypeVar
 
 from asterisk_exporter.collectors.queues import Queue
 from asterisk_exporter.journal.queue_log import Entry, seconds
@@ -59,6 +59,8 @@ KEEP_SECONDS = 2 * 86400
 KEEP_DAYS = 14
 #: How often the time of members goes into the state file while nothing happens.
 SETTLE_SECONDS = 5
+
+_T = TypeVar("_T")
 
 _UNANSWERED = frozenset((*REASONS, "unknown"))
 _FIGURES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -139,26 +141,18 @@ class ServiceLevels:
 
 
 class _Queue:
-    """A queue and how its figures grow in this batch."""
+    """A queue and how its figures grow in this batch; waits and talks by exact second."""
 
-    __slots__ = (
-        "counts",
-        "name",
-        "service_level",
-        "talk_seconds",
-        "talks",
-        "wait_seconds",
-        "waits",
-    )
+    __slots__ = ("answered", "counts", "name", "rings", "service_level", "talks", "unanswered")
 
     def __init__(self, name: str, service_level: int) -> None:
         self.name = name
         self.service_level = service_level
         self.counts: defaultdict[str, int] = defaultdict(int)
-        self.waits: defaultdict[tuple[str, int], int] = defaultdict(int)
-        self.wait_seconds: defaultdict[str, int] = defaultdict(int)
+        self.answered: defaultdict[int, int] = defaultdict(int)
+        self.unanswered: defaultdict[int, int] = defaultdict(int)
         self.talks: defaultdict[int, int] = defaultdict(int)
-        self.talk_seconds = 0
+        self.rings: defaultdict[str, int] = defaultdict(int)
 
 
 class _Visit:
@@ -206,17 +200,16 @@ class _Presence:
     queues: set[str] = field(default_factory=set)
 
 
-class _Queues(dict[str, _Queue]):
-    """Queues by each spelling of their name."""
+class _Names(dict[str, _T]):
+    """What is meant by each name; a new one is met."""
 
-    def __init__(self, meet: Callable[[str], _Queue]) -> None:
+    def __init__(self, meet: Callable[[str], _T]) -> None:
         super().__init__()
         self._meet = meet
 
-    def __missing__(self, name: str) -> _Queue:
-        queue = self._meet(name)
-        self[name] = queue
-        return queue
+    def __missing__(self, name: str) -> _T:
+        met = self[name] = self._meet(name)
+        return met
 
 
 class Visits:
@@ -228,23 +221,21 @@ class Visits:
     def __init__(self, levels: ServiceLevels, rules: Rules) -> None:
         self._levels = levels
         self._rules = rules
-        self._queues = _Queues(self._meet)
+        self._queues: _Names[_Queue] = _Names(self._meet_queue)
         self._by_folded: dict[str, _Queue] = {}
-        self._members: dict[str, str] = {}
+        self._members: _Names[str] = _Names(self._meet_member)
         self._open: dict[str, _Visit] = {}
         self._presence: dict[tuple[str, str], _Presence] = {}
         #: Time of the newest entry, and up to when the members' time is counted. Unix seconds.
         self.newest = 0
         self._settled = 0
         self._pruned = 0
-        self._now = 0
         self._day = ""
         self._day_begins = self._day_ends = 0
         # this batch's
         self._change = Change("", None)
         self._met: list[str] = []
         self._changed: list[_Visit] = []
-        self._rings: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._agent_seconds: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._presence_changed = False
         self._settled_now = False
@@ -282,9 +273,9 @@ class Visits:
             self._queues[name]
         self._met.clear()
         for member, _ in sorted(store.values(AGENT_SECONDS)):
-            self._member(member)
+            self._members[member]
         for _, member in sorted(store.values(RING_NO_ANSWER)):
-            self._member(member)
+            self._members[member]
         for callid, queue, entered, caller, outcome, member, wait in store.rows(
             "SELECT callid, queue, entered, caller, outcome, member, wait FROM visit "
             "WHERE ended IS NULL ORDER BY entered, outcome IS NULL"
@@ -297,7 +288,7 @@ class Visits:
         for member, queue, state, since in store.rows(
             "SELECT member, queue, state, since FROM presence"
         ):
-            presence = self._presence.setdefault((self._member(member), state), _Presence(since))
+            presence = self._presence.setdefault((self._members[member], state), _Presence(since))
             presence.queues.add(queue)
             self._settled = max(self._settled, since)
 
@@ -321,7 +312,7 @@ class Visits:
         then, so that members stayed as they are until then.
         """
         self._change = change
-        self._now = int(now)
+        current = int(now)
         for queue in self._by_folded.values():
             queue.service_level = self._levels.of(queue.name)
         malformed = 0
@@ -332,19 +323,19 @@ class Visits:
                 continue
             when = entry.time
             if when > self.newest:
-                self.newest = min(when, self._now)
+                self.newest = when if when < current else current
             if not self._day_begins <= when < self._day_ends:
                 self._turn_to(when)
             handle = handlers.get(entry.event)
             if handle is not None:
                 handle(entry)
-        self._settle(self._now if at_end else self.newest)
+        self._settle(current if at_end else self.newest)
         self._write(prune)
         return malformed
 
     # --- names
 
-    def _meet(self, name: str) -> _Queue:
+    def _meet_queue(self, name: str) -> _Queue:
         key = folded(name)
         queue = self._by_folded.get(key)
         if queue is None and len(self._by_folded) >= MAX_QUEUES:
@@ -355,13 +346,8 @@ class Visits:
             self._met.append(name)
         return queue
 
-    def _member(self, name: str) -> str:
-        member = self._members.get(name)
-        if member is None:
-            member = name if len(self._members) < MAX_MEMBERS else OTHER
-            if member == name:
-                self._members[name] = name
-        return member
+    def _meet_member(self, name: str) -> str:
+        return name if len(self._members) < MAX_MEMBERS else OTHER
 
     # --- visits
 
@@ -369,7 +355,8 @@ class Visits:
         when, callid, name, _, _, data = entry
         queue = self._queues[name]
         queue.counts["offered"] += 1
-        visit = _Visit(callid, queue, when, data[1] if len(data) > 1 else "")
+        _, _, data = data.partition("|")
+        visit = _Visit(callid, queue, when, data.partition("|")[0])
         visit.changed = True
         self._changed.append(visit)
         before = self._open.get(callid)
@@ -389,42 +376,42 @@ class Visits:
 
     def _connect(self, entry: Entry) -> None:
         # After an attended transfer, 22.10 logs the CONNECT again: then the visit has ended.
-        queue = self._queues[entry.queue]
-        visit = self._find(entry.callid, queue)
+        when, callid, name, agent, _, data = entry
+        queue = self._queues[name]
+        visit = self._find(callid, queue)
         if visit is None or visit.outcome is not None:
             return
-        hold = seconds(entry.data, 0)
+        hold = seconds(data, 0)
         if hold is None:
-            hold = max(0, entry.time - visit.entered)
-        visit.outcome, visit.wait, visit.member = "answered", hold, entry.agent
+            hold = max(0, when - visit.entered)
+        visit.outcome, visit.wait, visit.member = "answered", hold, agent
         self._touch(visit)
         queue.counts["answered"] += 1
         if hold <= queue.service_level:
             queue.counts["answered_in_service_level"] += 1
-        queue.waits["answered", hold] += 1
-        queue.wait_seconds["answered"] += hold
+        queue.answered[hold] += 1
 
     def _leave(self, reason: str, index: int, entry: Entry) -> None:
-        queue = self._queues[entry.queue]
-        visit = self._find(entry.callid, queue)
+        when, callid, name, _, _, data = entry
+        queue = self._queues[name]
+        visit = self._find(callid, queue)
         if visit is None or visit.outcome is not None:
             if reason in REASONS_IN_ABANDONED:
                 queue.counts["stray_abandoned"] += 1
             return
-        wait = seconds(entry.data, index)
+        wait = seconds(data, index)
         if wait is None:
-            wait = max(0, entry.time - visit.entered)
+            wait = max(0, when - visit.entered)
         visit.outcome, visit.wait = reason, wait
-        self._end(visit, entry.time)
+        self._end(visit, when)
         queue.counts[reason] += 1
         if reason == "abandoned" and wait <= self._rules.short_abandon_seconds:
             queue.counts["short_abandoned"] += 1
-        queue.waits["unanswered", wait] += 1
-        queue.wait_seconds["unanswered"] += wait
+        queue.unanswered[wait] += 1
 
     def _refuse(self, entry: Entry) -> None:
         queue = self._queues[entry.queue]
-        said = entry.data[0] if entry.data else ""
+        said = entry.data.partition("|")[0]
         reason = said if said in REFUSALS else "unknown"
         queue.counts["offered"] += 1
         queue.counts[reason] += 1
@@ -433,23 +420,23 @@ class Visits:
         self._touch(visit)
 
     def _complete(self, index: int, entry: Entry) -> None:
-        queue = self._queues[entry.queue]
-        visit = self._find(entry.callid, queue)
+        when, callid, name, agent, _, data = entry
+        queue = self._queues[name]
+        visit = self._find(callid, queue)
         if visit is None or visit.outcome is None:
             queue.counts["stray_completed"] += 1
             return
-        talk = seconds(entry.data, index)
+        talk = seconds(data, index)
         if talk is None:
-            talk = max(0, entry.time - visit.entered - (visit.wait or 0))
+            talk = max(0, when - visit.entered - (visit.wait or 0))
         visit.talk = talk
-        self._end(visit, entry.time)
+        self._end(visit, when)
         queue.counts["talked"] += 1
-        queue.talks[bisect_left(TALK_BOUNDS, talk)] += 1
-        queue.talk_seconds += talk
-        self._agent_seconds[self._member(entry.agent), "talking"] += talk
+        queue.talks[talk] += 1
+        self._agent_seconds[self._members[agent], "talking"] += talk
 
     def _ring_no_answer(self, entry: Entry) -> None:
-        self._rings[self._queues[entry.queue].name, self._member(entry.agent)] += 1
+        self._queues[entry.queue].rings[self._members[entry.agent]] += 1
 
     def _start(self, entry: Entry) -> None:
         """Asterisk started: whoever was in a queue or talking is not any more."""
@@ -497,21 +484,21 @@ class Visits:
     # --- members
 
     def _add_member(self, entry: Entry) -> None:
-        queue, member = self._queues[entry.queue].name, self._member(entry.agent)
+        queue, member = self._queues[entry.queue].name, self._members[entry.agent]
         self._be(member, "logged_in", queue)
-        if entry.data[:1] == ["PAUSED"]:
+        if entry.data.partition("|")[0] == "PAUSED":
             self._be(member, "paused", queue)
 
     def _remove_member(self, entry: Entry) -> None:
-        queue, member = self._queues[entry.queue].name, self._member(entry.agent)
+        queue, member = self._queues[entry.queue].name, self._members[entry.agent]
         self._be_no_more(member, "logged_in", queue)
         self._be_no_more(member, "paused", queue)
 
     def _pause(self, entry: Entry) -> None:
-        self._be(self._member(entry.agent), "paused", self._queues[entry.queue].name)
+        self._be(self._members[entry.agent], "paused", self._queues[entry.queue].name)
 
     def _unpause(self, entry: Entry) -> None:
-        self._be_no_more(self._member(entry.agent), "paused", self._queues[entry.queue].name)
+        self._be_no_more(self._members[entry.agent], "paused", self._queues[entry.queue].name)
 
     def _be(self, member: str, state: str, queue: str) -> None:
         presence = self._presence.get((member, state))
@@ -539,7 +526,7 @@ class Visits:
 
     def _settle(self, until: int) -> None:
         """Count the time of members until then, so that it grows while they stay as they are."""
-        idle = not (self._presence_changed or self._changed or self._rings)
+        idle = not (self._presence_changed or self._changed)
         if idle and until - self._settled < SETTLE_SECONDS:
             return
         self._settled = max(self._settled, until)
@@ -594,9 +581,6 @@ class Visits:
         self._write_counts()
         for queue in self._by_folded.values():
             self._write_seconds(queue)
-        for (name, member), by in self._rings.items():
-            self._change.count(RING_NO_ANSWER, name, member, by=by)
-        self._rings.clear()
         for (member, state), by in self._agent_seconds.items():
             self._change.count(AGENT_SECONDS, member, state, by=by)
         self._agent_seconds.clear()
@@ -605,20 +589,21 @@ class Visits:
         self._prune(prune)
 
     def _write_seconds(self, queue: _Queue) -> None:
-        if queue.waits:
-            for (outcome, wait), by in queue.waits.items():
-                self._change.count(WAITS, queue.name, outcome, str(_rounded(wait)), by=by)
-            for outcome, total in queue.wait_seconds.items():
-                self._change.count(WAIT_SECONDS, queue.name, outcome, by=total)
-            queue.waits.clear()
-            queue.wait_seconds.clear()
-        if queue.talks:
-            for index, by in queue.talks.items():
-                bound = str(TALK_BOUNDS[index]) if index < len(TALK_BOUNDS) else "+Inf"
-                self._change.count(TALKS, queue.name, bound, by=by)
-            self._change.count(TALK_SECONDS, queue.name, by=queue.talk_seconds)
-            queue.talks.clear()
-            queue.talk_seconds = 0
+        count = self._change.count
+        for outcome, waits in (("answered", queue.answered), ("unanswered", queue.unanswered)):
+            for wait, by in waits.items():
+                count(WAITS, queue.name, outcome, str(_rounded(wait)), by=by)
+                count(WAIT_SECONDS, queue.name, outcome, by=wait * by)
+            waits.clear()
+        for talk, by in queue.talks.items():
+            index = bisect_left(TALK_BOUNDS, talk)
+            bound = str(TALK_BOUNDS[index]) if index < len(TALK_BOUNDS) else "+Inf"
+            count(TALKS, queue.name, bound, by=by)
+            count(TALK_SECONDS, queue.name, by=talk * by)
+        queue.talks.clear()
+        for member, by in queue.rings.items():
+            count(RING_NO_ANSWER, queue.name, member, by=by)
+        queue.rings.clear()
 
     def _write_visits(self, prune: bool) -> None:
         oldest = self.newest - KEEP_SECONDS if prune else 0
