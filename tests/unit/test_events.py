@@ -187,9 +187,8 @@ def test_a_pause_or_too_close_a_pair_leaves_the_clock_as_it_was():
     clocks = Clocks()
     clocks.learn(STREAM_KEY, 0.0, 0)
     clocks.learn(STREAM_KEY, 5.0, 80000)
-    clocks.learn(STREAM_KEY, 10.0, 80160)
-    clocks.learn(STREAM_KEY, 10.5, 80160 + 24000)
-    clocks.learn(STREAM_KEY, 4.0, 80160 + 24000 + 90000)
+    for ntp, rtp in ((10.0, 130000), (15.0, 130160), (15.5, 154160), (9.0, 244160)):
+        clocks.learn(STREAM_KEY, ntp, rtp)
     assert clocks.rate(STREAM_KEY) == 16000
 
 
