@@ -17,9 +17,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from asterisk_exporter.ami.client import Reply, Target, outcome
 from asterisk_exporter.ami.protocol import Splitter, parse_message
+
+# HYPOTHESIS_PROFILE=nightly looks further
+settings.register_profile("ci", max_examples=200, deadline=None)
+settings.register_profile("nightly", max_examples=10_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 REPLIES = Path(__file__).parent / "replies"
 EXPORTER = Path(__file__).parents[2] / "exporter"
