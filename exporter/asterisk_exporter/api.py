@@ -14,7 +14,9 @@ from asterisk_exporter import health, missed, summary
 from asterisk_exporter.ami.client import AmiClient, Deadline, Target, TlsSettings
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.collectors.queues import queues as queues_in
+from asterisk_exporter.foreign_cdr import ImportFailedError
 from asterisk_exporter.health import Health, Status, Thresholds
+from asterisk_exporter.importer import import_csv, import_database
 from asterisk_exporter.journal.cdr import Place, newest_record_age
 from asterisk_exporter.journal.cdr_postgresql import Database
 from asterisk_exporter.journal.runner import SourceError
@@ -28,6 +30,7 @@ __all__ = [
     "Database",
     "Deadline",
     "Health",
+    "ImportFailedError",
     "JournalStoreError",
     "MissedCall",
     "QueueSummary",
@@ -39,6 +42,8 @@ __all__ = [
     "UnknownQueueError",
     "ask_health",
     "health_report",
+    "import_csv",
+    "import_database",
     "missed_calls",
     "queue_summary",
 ]
