@@ -133,25 +133,24 @@ def visits_in_order(visits: Sequence[Visit]) -> list[Visit]:
     )
 
 
-def last_end(records: Sequence[Record]) -> float:
-    """Return when the last of the records ended."""
-    return max(record.end for record in records)
-
-
 def is_over(
-    linkedid: str, records: Sequence[Record], visits: Sequence[Visit], until: float, rules: Rules
+    linkedid: str,
+    records: Sequence[Record],
+    visits: Sequence[Visit],
+    quiet_seconds: float,
+    rules: Rules,
 ) -> bool:
-    """Say whether all records of a call have come, where everything until ``until`` has.
+    """Say whether all records of a call have come, when none has for so many seconds.
 
     A channel's records are written when it ends, so the first channel's record ends the call. A
     call may lack it (its channel was filtered, Originate): then quiet must do, and quiet alone
     proves nothing while its caller is in a queue, as legs of a ring-all are written early.
     """
     if any(record.uniqueid == linkedid for record in records):
-        return last_end(records) + rules.settle_seconds <= until
+        return quiet_seconds >= rules.settle_seconds
     if any(visit.ended is None for visit in visits):
         return False
-    return last_end(records) + max(QUIET_SECONDS, rules.settle_seconds) <= until
+    return quiet_seconds >= max(QUIET_SECONDS, rules.settle_seconds)
 
 
 def decide(linkedid: str, records: Sequence[Record], visits: Sequence[Visit], rules: Rules) -> Call:
@@ -165,7 +164,7 @@ def decide(linkedid: str, records: Sequence[Record], visits: Sequence[Visit], ru
     if not answered and direction == "internal":
         answered = _is_service(ordered, visits)
     missed = None if answered else _reason(ordered, visits)
-    started, ended = min(r.start for r in ordered), last_end(ordered)
+    started, ended = min(r.start for r in ordered), max(r.end for r in ordered)
     waits = [visit.wait or 0 for visit in visits]
     return Call(
         linkedid=linkedid,

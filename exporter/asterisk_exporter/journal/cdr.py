@@ -97,11 +97,16 @@ class CdrCounter:
         """Say whether any call waits for the time to be decided."""
         return self._ledger.waits()
 
-    def apply(self, position: Mapping[str, Any], found: Sequence[Found], watermark: float) -> None:
-        """Count what was found, with the cursor behind it.
+    def apply(
+        self,
+        position: Mapping[str, Any],
+        found: Sequence[Found],
+        read_at: float,
+        watermark: float,
+    ) -> None:
+        """Count what was found, with the cursor behind it; the times as of ``CallLedger.take``.
 
-        Every record that ended before ``watermark`` (Unix time) is in this batch or an earlier
-        one. Raises JournalStoreError and counts nothing.
+        Raises JournalStoreError and counts nothing.
         """
         change = Change(NAME, position)
         wrong = [one for one in found if isinstance(one, Malformed)]
@@ -111,7 +116,7 @@ class CdrCounter:
             change.count(MALFORMED, NAME, by=len(wrong))
             self._count_dispositions(change, [one.disposition for one in found])
         records = [one for one in found if isinstance(one, Record)]
-        self._ledger.take(change, records, watermark)
+        self._ledger.take(change, records, read_at, watermark)
         if change.add or change.statements or self._store.position(NAME) != dict(position):
             self._store.apply(change)
             self._ledger.applied(change)

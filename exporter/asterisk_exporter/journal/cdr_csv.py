@@ -143,7 +143,7 @@ class CsvSource:
 
     def _apply(self, position: Position, found: list[Found]) -> None:
         saved: dict[str, Any] = {"tail": position.as_json(), "last_record": self.last_record}
-        self._counter.apply(saved, found, self._watermark)
+        self._counter.apply(saved, found, self._watermark, self._watermark)
         self._position = position
 
 

@@ -349,7 +349,7 @@ class MysqlSource:
 
     def _apply(self, to: int, found: list[Found]) -> None:
         position = {"id": to, "last_record": self.last_record}
-        self._counter.apply(position, found, self._watermark)
+        self._counter.apply(position, found, self._watermark, self._watermark)
         self.id = to
 
 

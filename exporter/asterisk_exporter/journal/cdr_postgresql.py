@@ -247,7 +247,7 @@ class PostgresqlSource:
         if not full and self._pending is not None and self._pending[1] <= int(horizon):
             self._watermark = max(self._watermark, self._pending[0])
             self._pending = None
-        self._apply(at, rows)
+        self._apply(at, rows, read_at=self._watermark if full else now)
         return full
 
     def lag_seconds(self) -> float:
@@ -287,9 +287,9 @@ class PostgresqlSource:
         except psycopg2.Error as error:
             raise SourceError(explain(error)) from None
 
-    def _apply(self, position: Position, rows: list[dict[str, Any]]) -> None:
+    def _apply(self, position: Position, rows: list[dict[str, Any]], read_at: float = 0.0) -> None:
         found = [parse(row) for row in rows]
-        self._counter.apply(vars(position), found, self._watermark)
+        self._counter.apply(vars(position), found, read_at, self._watermark)
         self.position = position
 
 

@@ -79,6 +79,23 @@ SELECT callid, queue, entered, caller, outcome, wait, talk, ended FROM visit WHE
 """
 
 
+class _OpenCall:
+    """The records of a call that is not decided, and when the last was read (Unix time).
+
+    That is as near as one comes to when it was written, which is not when it ended: a channel's
+    records are written together when it ends, and the first may have ended long before.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.read_at = 0.0
+
+    def add(self, record: Record, read_at: float) -> None:
+        """Add a record."""
+        self.records.append(record)
+        self.read_at = max(self.read_at, read_at, record.end)
+
+
 class CallLedger:
     """The open calls of one system. The thread of its source calls all but ``families``.
 
@@ -91,7 +108,7 @@ class CallLedger:
         self._store = store
         self._rules = rules
         self._read_through = read_through
-        self._open: dict[str, list[Record]] = {}
+        self._open: dict[str, _OpenCall] = {}
         self._kept: set[str] = set()
         self._pruned_at = 0.0
         self._state = threading.Lock()
@@ -101,7 +118,8 @@ class CallLedger:
         """Take up the calls that the state file has; also after a change that failed."""
         self._open = {}
         for linkedid, values in self._store.rows("SELECT linkedid, record FROM leg ORDER BY id"):
-            self._open.setdefault(linkedid, []).append(Record(*json.loads(values)))
+            read_at, *fields = json.loads(values)
+            self._open.setdefault(linkedid, _OpenCall()).add(Record(*fields), read_at)
         self._kept = set(self._open)
         self._refresh()
 
@@ -121,11 +139,13 @@ class CallLedger:
         ended = self._store.rows("SELECT 1 FROM visit WHERE ended IS NOT NULL LIMIT 1")
         return bool(self._open or ended)
 
-    def take(self, change: Change, records: Iterable[Record], watermark: float) -> None:
-        """Add a batch, and what is decided with it, to ``change``.
+    def take(
+        self, change: Change, records: Iterable[Record], read_at: float, watermark: float
+    ) -> None:
+        """Add a batch, and what is decided with it, to ``change``. Times are Unix seconds.
 
-        Every record that ended before ``watermark`` (Unix time) has been read, this batch
-        included.
+        The batch was read at ``read_at`` (of history: no later than its newest record ended).
+        Every record that was written before ``watermark`` has been read, this batch included.
         """
         fresh: dict[str, list[Record]] = {}
         for record in records:
@@ -133,12 +153,12 @@ class CallLedger:
             if record.linkedid not in self._open and self._is_decided(record.linkedid):
                 self._take_late(change, record)
             else:
-                self._open.setdefault(record.linkedid, []).append(record)
+                self._open.setdefault(record.linkedid, _OpenCall()).add(record, read_at)
                 fresh.setdefault(record.linkedid, []).append(record)
         # first the time, then the visits: they are at least as new
         until = watermark if self._read_through is None else min(watermark, self._read_through())
         channels = self._decide_over(change, until, watermark)
-        self._keep(change, fresh)
+        self._keep(change, fresh, read_at)
         self._decide_lost(change, until, watermark, but=channels)
         self._initialise(change)
         self._prune(change, watermark)
@@ -159,15 +179,15 @@ class CallLedger:
     def _decide_over(self, change: Change, until: float, watermark: float) -> set[str]:
         """Decide the calls that are over; return their channels."""
         channels: set[str] = set()
-        for linkedid, records in list(self._open.items()):
-            # what is not old enough even by its newest record needs no look at its visits
-            if max(record.end for record in records) + self._rules.settle_seconds > until:
+        for linkedid, call in list(self._open.items()):
+            # what has not settled needs no look at its visits
+            if call.read_at + self._rules.settle_seconds > until:
                 continue
-            callids = {linkedid, *(record.uniqueid for record in records)}
+            callids = {linkedid, *(record.uniqueid for record in call.records)}
             visits = self._visits(callids)
-            if not is_over(linkedid, records, visits, until, self._rules):
+            if not is_over(linkedid, call.records, visits, until - call.read_at, self._rules):
                 continue
-            self._count(change, decide(linkedid, records, visits, self._rules))
+            self._count(change, decide(linkedid, call.records, visits, self._rules))
             del self._open[linkedid]
             self._forget(change, linkedid, visits, watermark)
             channels |= callids
@@ -181,7 +201,7 @@ class CallLedger:
         )
         if not lost:
             return
-        recorded = {record.uniqueid for records in self._open.values() for record in records}
+        recorded = {record.uniqueid for call in self._open.values() for record in call.records}
         for (callid,) in lost:
             visits = visits_in_order(self._visits({callid}))
             if callid in recorded | but or visits[-1].outcome != "lost":
@@ -205,9 +225,9 @@ class CallLedger:
             self._kept.discard(linkedid)
             change.run("DELETE FROM leg WHERE linkedid = ?", [(linkedid,)])
 
-    def _keep(self, change: Change, fresh: dict[str, list[Record]]) -> None:
+    def _keep(self, change: Change, fresh: dict[str, list[Record]], read_at: float) -> None:
         rows = [
-            (linkedid, json.dumps(astuple(record), ensure_ascii=False))
+            (linkedid, json.dumps((read_at, *astuple(record)), ensure_ascii=False))
             for linkedid, records in fresh.items()
             if linkedid in self._open
             for record in records
