@@ -316,11 +316,13 @@ class Visits:
         for queue in self._by_folded.values():
             queue.service_level = self._levels.of(queue.name)
         malformed = 0
+        idle = True
         handlers = self._handlers
         for entry in entries:
             if entry is None:
                 malformed += 1
                 continue
+            idle = False
             when = entry.time
             if when > self.newest:
                 self.newest = when if when < current else current
@@ -329,7 +331,7 @@ class Visits:
             handle = handlers.get(entry.event)
             if handle is not None:
                 handle(entry)
-        self._settle(current if at_end else self.newest)
+        self._settle(current if at_end else self.newest, idle)
         self._write(prune)
         return malformed
 
@@ -524,9 +526,8 @@ class Visits:
             self._agent_seconds[key] += until - presence.since
             presence.since = until
 
-    def _settle(self, until: int) -> None:
+    def _settle(self, until: int, idle: bool) -> None:
         """Count the time of members until then, so that it grows while they stay as they are."""
-        idle = not (self._presence_changed or self._changed)
         if idle and until - self._settled < SETTLE_SECONDS:
             return
         self._settled = max(self._settled, until)
