@@ -419,6 +419,151 @@ def test_restored_records_are_never_counted(table, store):
     assert counts(store) == {"ANSWERED": 20}
 
 
+def call_records(*dispositions: str, linkedid: str = "a") -> list[dict]:
+    """Return records of an inbound call's first channel that ended just now."""
+    return [
+        {
+            "uniqueid": linkedid, "linkedid": linkedid, "disposition": disposition,
+            "src": "+49301234567", "dcontext": "from-external", "lastapp": "Dial",
+            "channel": "PJSIP/provider-01", "dstchannel": f"PJSIP/11{n}-02", "sequence": n,
+        }
+        for n, disposition in enumerate(dispositions)
+    ]
+
+
+def insert_record(connection, record: dict) -> None:
+    columns = ", ".join(record)
+    marks = ", ".join(["%s"] * len(record))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f'INSERT INTO cdr (start, "end", {columns}) VALUES (now(), now(), {marks})',
+            list(record.values()),
+        )
+
+
+@contextlib.contextmanager
+def deciding(table, store, settle_seconds: float = 0.3, system: str = "pbx1"):
+    """Give a source whose calls settle soon."""
+    ledger = CallLedger(store, Rules(settle_seconds=settle_seconds))
+    source = PostgresqlSource(store, table.database, system, CdrCounter(store, ledger))
+    source.open()
+    source.begin(False)
+    yield source
+    source.close()
+
+
+def decided(store) -> dict[tuple[str, ...], int]:
+    return {labels: value for labels, value in store.values("asterisk_calls").items() if value}
+
+
+def read_for(source, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        source.read()
+        time.sleep(0.02)
+
+
+def test_a_call_is_decided_when_it_has_settled(table, store):
+    with deciding(table, store) as source:
+        insert_record(table.writer(), call_records("NO ANSWER")[0])
+        read_for(source, 0.2)
+        assert decided(store) == {}
+        read_for(source, 0.5)
+        assert decided(store) == {("inbound", "missed"): 1}
+
+
+def test_a_leg_that_is_held_open_turns_a_missed_call_into_an_answered_one(table, store):
+    """It was written before the call had settled, and is committed long after."""
+    rung, answered = call_records("NO ANSWER", "ANSWERED")
+    with deciding(table, store) as source:
+        slow = table.writer()
+        slow.autocommit = False
+        insert_record(slow, answered)
+        insert_record(table.writer(), rung)
+        read_for(source, 1.5)
+        assert decided(store) == {}
+        slow.commit()
+        read_for(source, 0.7)
+        assert decided(store) == {("inbound", "answered"): 1}
+
+
+def test_a_later_leg_that_is_held_open_counts_too(table, store):
+    """The first leg is counted already when the clock is asked: its horizon must be above both.
+
+    A snapshot's xmax is above the last transaction that has ended, not above those that are open.
+    """
+    rung, answered = call_records("NO ANSWER", "ANSWERED")
+    with deciding(table, store) as source:
+        insert_record(table.writer(), rung)
+        source.read()
+        first, second = table.writer(), table.writer()
+        first.autocommit = second.autocommit = False
+        insert_record(first, call_records("BUSY", linkedid="other")[0])
+        insert_record(second, answered)
+        read_for(source, 0.6)
+        first.rollback()
+        read_for(source, 0.6)
+        assert decided(store) == {}
+        second.commit()
+        read_for(source, 0.7)
+        assert decided(store) == {("inbound", "answered"): 1}
+
+
+def test_open_calls_survive_a_restart(table, store):
+    rung, answered = call_records("NO ANSWER", "ANSWERED")
+    with deciding(table, store, settle_seconds=60) as source:
+        insert_record(table.writer(), rung)
+        source.read()
+    with deciding(table, store) as source:
+        insert_record(table.writer(), answered)
+        read_for(source, 0.7)
+    assert decided(store) == {("inbound", "answered"): 1}
+
+
+def test_calls_of_two_systems_in_one_table(table, store, tmp_path):
+    (ours,) = call_records("NO ANSWER")
+    (theirs,) = call_records("ANSWERED")
+    other_store = JournalStore(tmp_path / "other")
+    with deciding(table, store) as one, deciding(table, other_store, system="pbx2") as two:
+        insert_record(table.writer("pbx1"), ours)
+        insert_record(table.writer("pbx2"), theirs)
+        read_for(one, 0.5)
+        read_for(two, 0.5)
+    assert decided(store) == {("inbound", "missed"): 1}
+    assert decided(other_store) == {("inbound", "answered"): 1}
+    other_store.close()
+
+
+def test_imported_records_are_history(table, reading):
+    _, poll = reading
+    table.execute(
+        "INSERT INTO cdr (system_name, start, disposition, uniqueid, imported_at) "
+        "VALUES ('pbx1', now(), 'BUSY', 'i', now())"
+    )
+    table.write("ANSWERED")
+    assert poll() == {"ANSWERED": 1}
+
+
+def test_backfill_begins_with_the_first_record(table, store):
+    table.write("BUSY", "ANSWERED")
+    journal = journal_of(table, store, batch_rows=1)
+    seen = []
+    journal.run_backfill(seen.append)
+    assert counts(store) == {"BUSY": 1, "ANSWERED": 1}
+    assert len(seen) == 3
+    assert abs(seen[-1] - time.time()) < 10
+
+
+def test_backfill_is_for_the_first_start_only(table, store, caplog):
+    with opened(table, store):
+        pass
+    table.write("BUSY")
+    with caplog.at_level(logging.INFO):
+        journal_of(table, store).run_backfill(lambda _: None)
+    assert "already has a cursor" in caplog.text
+    assert counts(store) == {}
+
+
 def test_the_connection_can_only_read(table):
     connection = table.database.connect()
     with pytest.raises(psycopg2.Error), connection.cursor() as cursor:
@@ -607,7 +752,7 @@ def test_kill_9_at_any_moment_neither_loses_nor_repeats(table, tmp_path):
     # an autovacuum may hold the last ones back for a moment
     wait_until(lambda: not reader.read() and reader.lag_seconds() == 0)
     assert counts(store) == {"ANSWERED": written}
-    # each record is a call of its own
+    # each record is a call of its own, and decided once
     wait_until(
         lambda: not reader.read() and sum(store.values("asterisk_calls").values()) == written
     )
