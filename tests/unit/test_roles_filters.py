@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def load(path):
 
 
 database = load("roles/cdr_database/filter_plugins/cdr_database.py")
+exporter = load("roles/asterisk_exporter/filter_plugins/asterisk_exporter.py")
 alertmanager = load("roles/alertmanager/filter_plugins/alertmanager.py")
 wheels = load("roles/asterisk_exporter/files/wheels.py")
 LOCK = ROOT / "roles/asterisk_exporter/files/requirements.txt"
@@ -200,3 +202,39 @@ def test_the_digest_follows_source_lock_python_and_machine_and_not_the_readme(tm
     (tmp_path / "README.md").write_text("two")
     (package / "__pycache__" / "cli.pyc").write_text("two")
     assert digest() == seen[-1]
+
+
+# --- asterisk_exporter ---------------------------------------------------------------------------
+
+
+def test_destinations_are_the_routes_that_lead_to_no_queue():
+    routes = [
+        {"did": "any", "to": "default"},
+        {"did": "_4930X.", "to": "voicemail:100"},
+        {"did": "4930123", "to": "queue:support"},
+        {"did": "+4930124", "to": "extension:101"},
+    ]
+    assert exporter.destinations(routes) == [
+        {"did": r"\+4930124", "name": "extension:101"},
+        {"did": "4930[0-9].+", "name": "voicemail:100"},
+        {"did": ".*", "name": "default"},
+    ]
+    assert exporter.destinations([{"did": "any", "to": "queue:support"}]) == []
+
+
+@pytest.mark.parametrize(
+    ("did", "fits", "fits_not"),
+    [
+        ("4930123", ["4930123"], ["49301234", "4930122"]),
+        ("+4930", ["+4930"], ["4930", "44930"]),
+        ("any", ["", "s", "+1"], []),
+        ("_4930X.", ["493012"], ["49301", "4930"]),
+        ("_4930!", ["4930", "49301"], ["493"]),
+        ("_ZN[1-3]", ["121", "993"], ["021", "114"]),
+        ("_+49-30X", ["+49301"], ["+49-301"]),
+    ],
+)
+def test_a_dial_pattern_as_a_regular_expression(did, fits, fits_not):
+    regexp = re.compile(exporter.number_regexp(did))
+    assert [number for number in fits if not regexp.fullmatch(number)] == []
+    assert [number for number in fits_not if regexp.fullmatch(number)] == []
