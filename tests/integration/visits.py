@@ -38,7 +38,7 @@ DIALPLAN = "/etc/asterisk/extensions.d/visits.conf"
 QUEUE_LOG = "/var/log/asterisk/queue_log"
 
 #: Runs the script that comes on its standard input, which SIPp would otherwise swallow.
-SHELL = "script=$(mktemp) && cat >$script && sh $script </dev/null"
+SHELL = "script=$(mktemp) && trap 'rm $script' EXIT && cat >$script && sh $script </dev/null"
 
 LOCAL_MEMBER = "Local/112@phones/n"
 
