@@ -107,6 +107,40 @@ def test_calls_that_end_between_the_looks_are_no_difference(world):
     assert world.compare() == {"q": 1}
 
 
+def test_what_was_uncertain_at_first_sight_is_not_forgiven_for_ever(world):
+    for _ in range(3):
+        world.now += 1
+        world.read()
+        world.happens(2, 2)
+    world.scrape()
+    for _ in range(3):
+        world.now += 1
+        world.happens(2, 2)
+        world.read()
+    assert world.shown() == {"q": 0}
+    assert world.compare() == {"q": 0}
+    world.theirs["q"][0] += 1
+    world.theirs["q"][1] += 1
+    assert world.compare() == {"q": 2}
+
+
+def test_a_line_that_is_written_just_after_the_figure_is_no_difference(world):
+    world.compare()
+    world.now += 2
+    world.read()
+    world.theirs["q"][0] += 1
+    world.now += 1.5
+    world.scrape()
+    world.now += 0.1
+    world.read()
+    world.ours["q"][0] += 1
+    assert world.shown() == {"q": 0}
+    for _ in range(3):
+        world.now += 1
+        world.read()
+    assert world.shown() == {"q": 0}
+
+
 def test_their_reset_begins_anew(world):
     world.compare()
     world.theirs["q"] = [0, 0]

@@ -293,6 +293,20 @@ def test_away_for_a_while(log, reader):
     assert reader.lines == log.written
 
 
+def test_away_for_a_while_with_an_old_backup_in_its_place(log, reader):
+    log.write(35)
+    shutil.copy(log.path, log.path.with_name("queue_log.bak"))
+    log.write(5)
+    reader.all()
+    elsewhere = log.path.with_name("elsewhere")
+    log.path.rename(elsewhere)
+    reader.all()
+    elsewhere.rename(log.path)
+    log.write(1)
+    reader.all()
+    assert reader.lines == log.written
+
+
 def test_the_file_that_was_read_was_deleted_by_rotation(log, reader, caplog):
     log.write(2)
     reader.all()
