@@ -434,7 +434,7 @@ def import_database(config: Config, config_path: Path) -> Database:
     cdr, importer = config.cdr, config.importer
     if not isinstance(cdr, Cdr):
         raise ConfigError(
-            f"{config_path}: cdr: not set: expected the PostgreSQL that the records go to. Set "
+            f"{config_path}: cdr: expected source postgresql, which the records go to. Set "
             "cdr.host and the login of the section importer"
         )
     password = None

@@ -20,7 +20,7 @@ from asterisk_exporter.journal.cdr_postgresql import Database
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
-from postgresql import Cluster, make_cdr_database  # noqa: E402 - after the path is set
+from postgresql import Cluster, make_cdr_database
 
 RECORDS = 1_000_000
 ROUNDS = 2

@@ -22,7 +22,7 @@ from asterisk_exporter.journal.store import JournalStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
-from postgresql import Cluster, make_cdr_database  # noqa: E402 - after the path is set
+from postgresql import Cluster, make_cdr_database
 
 LARGE, SMALL = 10_000_000, 10_000
 NEW = 1_000
@@ -75,7 +75,7 @@ class Site:
 
     def counted(self) -> int:
         """Return how many records the exporter has counted."""
-        return sum(self._source._store.values("asterisk_cdr_records").values())  # noqa: SLF001
+        return sum(self._source._store.values("asterisk_cdr_records").values())
 
     def _fill(self, first: int, last: int, imported: str = "NULL", at: str | None = None) -> None:
         at = at or "timestamptz '2024-01-01' + n * interval '3 seconds'"

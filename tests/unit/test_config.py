@@ -182,5 +182,6 @@ def test_where_an_import_goes(tmp_path):
     settings = config.parse("system_name: pbx1\ncdr: {host: 192.0.2.5, username: reader}", path)
     found = config.import_database(settings, path)
     assert (found.host, found.username, found.password) == ("192.0.2.5", "importer", "pass word")
-    with pytest.raises(ConfigError, match=r"cdr: not set: expected the PostgreSQL"):
-        config.import_database(config.parse("", path), path)
+    for other in ("", "cdr: {source: csv}"):
+        with pytest.raises(ConfigError, match=r"cdr: expected source postgresql"):
+            config.import_database(config.parse(other, path), path)

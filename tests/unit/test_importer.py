@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import os
 import random
 import re
@@ -22,7 +23,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asterisk_exporter import foreign_cdr, importer
+from asterisk_exporter import foreign_cdr, importer, quality
 from asterisk_exporter.cli import main
 from asterisk_exporter.importer import COLUMNS, ImportFailedError, import_csv, import_database
 from asterisk_exporter.journal.cdr_postgresql import Database
@@ -743,3 +744,82 @@ def test_the_command_without_its_database(run, master, tmp_path):
         done = run(*arguments)
         assert done.exit_code == 2
         assert "Connection refused" in done.stderr
+
+
+# --- quality -------------------------------------------------------------------------------------
+
+
+def call(linkedid: str, *legs: tuple[str, str, int], begun: str) -> str:
+    return "".join(
+        line(
+            start=begun,
+            linkedid=linkedid,
+            uniqueid=f"{linkedid}.{number}",
+            disposition=disposition,
+            dstchannel=dstchannel,
+            billsec=str(billsec),
+        )
+        for number, (disposition, dstchannel, billsec) in enumerate(legs)
+    )
+
+
+@pytest.fixture
+def calls(table, master):
+    """Four calls of the last hour, one of yesterday, one of another system."""
+
+    def ago(**back: int) -> str:
+        return f"{datetime.now(UTC) - timedelta(**back):%Y-%m-%d %H:%M:%S}"
+
+    recent = (
+        # ring-all: one of three answers
+        call(
+            "1",
+            ("NO ANSWER", "a", 9),
+            ("ANSWERED", "b", 60),
+            ("NO ANSWER", "c", 9),
+            begun=ago(minutes=5),
+        ),
+        # transferred: two people
+        call("2", ("ANSWERED", "a", 30), ("ANSWERED", "b", 20), begun=ago(minutes=50)),
+        call("3", ("ANSWERED", "a", 9), begun=ago(minutes=1)),
+        # the dialplan alone answered
+        call("4", ("ANSWERED", "", 300), ("NO ANSWER", "a", 20), begun=ago(minutes=2)),
+    )
+    import_csv(
+        master("".join(recent) + call("5", ("ANSWERED", "a", 5), begun=ago(days=1))),
+        table.target,
+        "pbx1",
+    )
+    import_csv(master(call("6", ("ANSWERED", "a", 5), begun=ago(minutes=1))), table.target, "pbx2")
+
+
+@pytest.mark.usefixtures("calls")
+def test_quality_of_the_last_hour(run):
+    done = run("quality", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "since_seconds": 3600,
+        "short_seconds": 10,
+        "calls": 4,
+        "completed": 3,
+        "completion_rate": 0.75,
+        "average_talk_seconds": pytest.approx((60 + 50 + 9) / 3),
+        "short_calls": 1,
+    }
+    shown = run("quality", "--since", "2d").stdout
+    assert re.search(r"^Calls: +5$", shown, re.MULTILINE)
+    assert re.search(r"^Completion rate: +80\.0%$", shown, re.MULTILINE)
+    assert re.search(r"^Average talk: +31\.0 s$", shown, re.MULTILINE)
+    assert re.search(r"^Shorter than 10 s: +2$", shown, re.MULTILINE)
+
+
+def test_quality_without_calls(run):
+    done = run("quality", "--json")
+    assert json.loads(done.stdout)["completion_rate"] is None
+    assert "no calls" in run("quality").stdout
+
+
+def test_records_without_a_linkedid_are_no_calls():
+    records = [quality.Record(None, "ANSWERED", "a", 5), quality.Record("", "ANSWERED", "a", 5)]
+    assert quality.assess(records).calls == 0
+    assert quality.assess([quality.Record("1", "ANSWERED", "a", None)]).short_calls == 1

@@ -165,7 +165,7 @@ def quality_command(config_path: Path | None, since: timedelta, json_output: boo
     except config.ConfigError as error:
         stop(error, 2)
     if database is None:
-        stop(f"{path}: cdr: not set: expected the PostgreSQL with the call records.", 2)
+        stop(f"{path}: cdr: expected source postgresql, with the call records.", 2)
     try:
         found = quality.assess(quality.records(database, settings.system_name, since))
     except psycopg2.Error as error:

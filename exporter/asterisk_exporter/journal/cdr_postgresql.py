@@ -45,6 +45,7 @@ SELECT (SELECT system_identifier FROM pg_control_system())::text AS system,
 _RESTORED = """
 SELECT coalesce(max(id), 0) AS floor FROM cdr
 WHERE system_name = %(system)s AND transaction_id >= pg_snapshot_xmax(pg_current_snapshot())
+  AND imported_at IS NULL
 """
 _CLOCK = "SELECT extract(epoch FROM now())::float8 AS clock, pg_current_xact_id()::text"
 _HORIZON = """
