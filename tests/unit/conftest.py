@@ -374,15 +374,15 @@ class Served:
 
 @pytest.fixture
 def serve(environment, free_port):
-    """Start `asterisk-exporter serve`: serve(config_path)."""
+    """Start `asterisk-exporter serve`: serve(config_path, *options)."""
     running = []
 
-    def start(path: Path) -> Served:
+    def start(path: Path, *options: str) -> Served:
         port = free_port()
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "asterisk_exporter", "serve"),
-                *("--config", str(path), "--port", str(port)),
+                *("--config", str(path), "--port", str(port), *options),
             ],
             env=environment,
             stderr=subprocess.PIPE,
