@@ -228,15 +228,30 @@ def test_one_queue(configured, ami_server, behave, state):
     assert document["total"]["waiting"] == 2
 
 
-def test_an_unknown_queue_lists_those_there_are(configured, ami_server, behave):
+def test_an_unknown_queue_lists_those_there_are(configured, ami_server, behave, command):
     port = ami_server(behave("busy")).port
     for arguments in ((), ("--watch",), ("--json",)):
-        shown = run("--config", configured(port), "--queue", "suport\x1b[2J", *arguments)
-        assert shown.exit_code == 2
-        assert shown.stdout == ""
-        assert "'suport" in shown.stderr
-        assert "billing, sales, support, vip" in shown.stderr
-        assert "\x1b" not in shown.stderr
+        done = command(
+            "queues", "--config", configured(port), "--queue", "suport\x1b[2J", *arguments
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "'suport" in done.stderr
+        assert "billing, sales, support, vip" in done.stderr
+        assert "\x1b" not in done.stderr
+
+
+def test_today_is_that_of_the_configured_zone(configured, ami_server, behave, state, monkeypatch):
+    state(figures("support", "2026-01-03", offered=7))
+    path = configured(ami_server(behave("busy")).port)
+    # 23:30 in London, 00:30 of the next day in Berlin
+    late = datetime(2026, 1, 2, 23, 30, tzinfo=timezone.utc).timestamp()
+    monkeypatch.setattr(time, "time", lambda: late)
+    found = {}
+    for zone in ("Europe/London", "Europe/Berlin"):
+        path.write_text(re.sub("timezone: .*", f"timezone: {zone}", path.read_text()))
+        document = json.loads(run("--config", path, "--json").output)
+        found[document["at"]] = document["total"]["today"]["offered"]
+    assert found == {"2026-01-02T23:30:00+00:00": 0, "2026-01-03T00:30:00+01:00": 7}
 
 
 def test_json(configured, ami_server, behave, state):
