@@ -67,6 +67,8 @@ def label(text: str) -> str:
 
     Names stay distinct, where a replacement character would make two series of one name.
     """
+    if text.isascii():
+        return text
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -90,12 +90,13 @@ def queues(reply: Reply, now: float) -> list[Queue]:
     figures: dict[str, tuple[int, int]] = {}
     waits: dict[str, list[int]] = {}
     members: dict[str, list[Member]] = {}
-    for params in reply.events("QueueParams"):
+    items = reply.events_by_name()
+    for params in items["QueueParams"]:
         name = label(params.get("Queue"))
         thresholds[name] = integer(params, "ServiceLevel")
         figures[name] = _figure(params, "Completed"), _figure(params, "Abandoned")
         waits[name], members[name] = [], []
-    for item in reply.events("QueueMember"):
+    for item in items["QueueMember"]:
         wrap_up, last_call = integer(item, "Wrapuptime"), integer(item, "LastCall")
         member = Member(
             name=label(item.get("Name")),
@@ -105,7 +106,7 @@ def queues(reply: Reply, now: float) -> list[Queue]:
             in_wrap_up=bool(wrap_up and last_call) and now - last_call < wrap_up,
         )
         members.setdefault(label(item.get("Queue")), []).append(member)
-    for item in reply.events("QueueEntry"):
+    for item in items["QueueEntry"]:
         waits.setdefault(label(item.get("Queue")), []).append(integer(item, "Wait"))
     return [
         Queue(name, thresholds[name], tuple(waits[name]), tuple(members[name]), *figures[name])
