@@ -1,4 +1,4 @@
-# ruff: noqa: ARG001 - callbacks have fixed arguments, fixtures come as arguments
+# ruff: noqa: ARG001, ARG002 - callbacks have fixed arguments, fixtures come as arguments
 from __future__ import annotations
 
 import logging
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from asterisk_exporter import config, events
+from asterisk_exporter.ami.errors import ConnectionLostError
 from asterisk_exporter.ami.protocol import Message, Splitter, parse_message
 from asterisk_exporter.events import (
     ASSUMED_CLOCK_RATE,
@@ -116,6 +117,16 @@ def test_an_unknown_security_event_is_other_and_other_classes_are_nothing():
 def test_the_fraction_lost_is_in_256ths_and_jitter_in_units_of_the_clock():
     found = report(sent(), Clocks())
     assert found == events.Report("received", 0.25, 0.01, None, 88.1)
+
+
+def test_each_direction_has_its_own_clock():
+    clocks = Clocks()
+    for ntp, rtp in (("100.0", "0"), ("105.0", "240000")):
+        ours = report(sent(SentNTP=ntp, SentRTP=rtp), clocks)
+    # Asterisk's sender reports are about what it sends, their report blocks about what it receives
+    assert ours.jitter_seconds == 80 / ASSUMED_CLOCK_RATE
+    theirs = sent(Event="RTCPReceived", From="198.51.100.1:4000", To="192.0.2.1:10000")
+    assert report(theirs, clocks).jitter_seconds == 80 / 48000
 
 
 def test_what_the_peer_reports_is_the_direction_that_asterisk_sent():
@@ -273,6 +284,7 @@ def wait_for(collector, condition, seconds=8.0) -> dict:
     return found
 
 
+LOST = ConnectionLostError("192.0.2.1:5038", "the events")
 UP = "asterisk_exporter_events_connected"
 DROPPED = "asterisk_exporter_events_dropped_total"
 RECONNECTS = "asterisk_exporter_events_reconnects_total"
@@ -334,6 +346,37 @@ def test_an_outage_is_seen_and_ended(ami_server, collector_of):
     wait_for(collector, lambda found: found[RECEIVED] == 10 and not found[UP,])
     found = wait_for(collector, lambda found: found[RECEIVED] == 20)
     assert (found[UP,], found[RECONNECTS,]) == (1, 1)
+
+
+def test_waits_grow_until_a_connection_succeeds(target_of, monkeypatch):
+    class LostAtOnce:
+        def receive(self, deadline):
+            raise LOST
+
+        def close(self):
+            pass
+
+    outcomes = iter([LOST, LOST, LOST, LostAtOnce(), LOST])
+    waits = []
+
+    def connect(target, deadline, classes):
+        outcome = next(outcomes, None)
+        if outcome is None:
+            collector._told.set()
+        if not isinstance(outcome, LostAtOnce):
+            raise LOST
+        return outcome
+
+    def wait_seconds(failures, jitter):
+        waits.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(events, "wait_seconds", wait_seconds)
+    collector = EventCollector(target_of(1), connect)
+    collector.start()
+    collector._told.wait(5)
+    collector.stop()
+    assert waits == [0, 1, 2, 0, 1, 2]
 
 
 def test_an_endless_message_is_dropped_with_its_connection(ami_server, collector_of):
