@@ -1,0 +1,119 @@
+"""A whole scrape of a big Asterisk, against a bare socket that asks the same and parses nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+
+from common import Context, Row, at_most, limit, medians
+from pbx import Size, asterisk
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector as RegistryCollector
+
+from asterisk_exporter.ami.client import Target
+from asterisk_exporter.ami.protocol import END, encode_action
+from asterisk_exporter.ami.session import AmiSession
+from asterisk_exporter.collectors import (
+    ChannelCollector,
+    ConferenceCollector,
+    CoreCollector,
+    EndpointCollector,
+    QueueCollector,
+    RegistrationCollector,
+)
+from asterisk_exporter.scrape import AsteriskCollector
+
+SIZE = Size(queues=100, members=20, pairs=500)
+ROUNDS = 15
+COLLECTORS = (
+    CoreCollector(),
+    ChannelCollector(),
+    EndpointCollector(),
+    RegistrationCollector(),
+    ConferenceCollector(),
+    QueueCollector(),
+)
+#: What the exporter asks in one scrape; the answer to the last ends with QueueStatusComplete.
+ACTIONS = tuple(dict.fromkeys(a for collector in COLLECTORS for a in collector.actions))
+
+
+class BareSocket:
+    """Logs in once, then sends the actions and reads until the last answer has ended."""
+
+    def __init__(self, target: Target) -> None:
+        self._sock = socket.create_connection((target.host, target.port))
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._ask(
+            (("Username", target.username), ("Secret", target.secret), ("Events", "off")),
+            ("Login",),
+            b"Message: Authentication accepted",
+        )
+
+    def scrape(self) -> int:
+        """Return how many bytes the answers to one scrape have."""
+        return self._ask((), ACTIONS, b"Event: QueueStatusComplete")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._sock.close()
+
+    def _ask(self, more: tuple[tuple[str, str], ...], actions: Iterable[str], last: bytes) -> int:
+        self._sock.sendall(
+            b"".join(
+                encode_action((("Action", action), ("ActionID", "bare"), *more))
+                for action in actions
+            )
+        )
+        length, tail = 0, b""
+        while not (last in tail and tail.endswith(END)):
+            data = self._sock.recv(1 << 18)
+            if not data:
+                raise ConnectionError("Asterisk closed the bare socket")
+            length += len(data)
+            tail = (tail + data)[-400:]
+        return length
+
+
+class Collected(RegistryCollector):
+    """Families that have been collected before."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._families = list(registry.collect())
+
+    def collect(self) -> list:
+        """Return them again."""
+        return self._families
+
+
+def bench(context: Context) -> Iterable[Row]:
+    """Compare a scrape with what its socket and its rendering take alone."""
+    with asterisk(context, SIZE) as target:
+        session = AmiSession(target)
+        registry = CollectorRegistry()
+        registry.register(AsteriskCollector(session, COLLECTORS, timeout_seconds=10))
+        bare = BareSocket(target)
+        text = generate_latest(registry).decode()
+        assert "asterisk_up 1.0" in text
+        assert " 0.0" not in "".join(
+            line[-4:] for line in text.splitlines() if "collector_success{" in line
+        )
+        rendered = CollectorRegistry()
+        rendered.register(Collected(registry))
+        whole, wire, rendering = medians(
+            ROUNDS,
+            lambda: generate_latest(registry),
+            bare.scrape,
+            lambda: generate_latest(rendered),
+        )
+        answer = bare.scrape()
+        bare.close()
+        session.close()
+    yield at_most(
+        f"scrape: 100 queues, 2,000 members, 1,000 channels ({answer / 1e6:.1f} MB of AMI); peer: "
+        f"bare socket {wire * 1000:.1f} ms + rendering {rendering * 1000:.1f} ms",
+        whole,
+        wire + rendering,
+        1.5,
+    )
+    series = sum(not line.startswith("#") for line in text.splitlines())
+    yield limit("scrape: its exposition", series, 5000, "series")
