@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from asterisk_exporter.collectors.base import label
 from asterisk_exporter.collectors.queues import Queue
+from asterisk_exporter.config import ConfigError
+from asterisk_exporter.config import parse as parse_config
 from asterisk_exporter.journal import visits as figures
 from asterisk_exporter.journal.queue_log import lines, parse, seconds
 from asterisk_exporter.journal.queue_log_source import QueueLogSource, totals
@@ -381,6 +383,17 @@ def test_the_thread_reads_it(tmp_path, path):
 def test_no_file_and_no_directory(tmp_path):
     with pytest.raises(SourceError, match="there is no directory"):
         started(tmp_path / "state", tmp_path / "nowhere" / "queue_log")
+
+
+def test_its_section_of_the_configuration():
+    path = Path("exporter.yml")
+    assert parse_config("", path).queue_log is None
+    section = parse_config("queue_log: {service_levels: {support: 20}}", path).queue_log
+    assert section.file == Path("/var/log/asterisk/queue_log")
+    assert (section.short_abandon_seconds, section.poll_seconds) == (5, 1.0)
+    assert section.service_levels == {"support": 20}
+    with pytest.raises(ConfigError, match="expected 0 to 7200 seconds for support"):
+        parse_config("queue_log: {service_levels: {support: -1}}", path)
 
 
 # --- any split of the file into reads, with a new process each time

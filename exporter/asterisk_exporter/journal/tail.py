@@ -268,7 +268,7 @@ class Tail:
         """Locate the position's file; look again before it is given up for lost."""
         for _ in range(SEARCHES - 1):
             ours, following = self._locate(stack, current, position)
-            if ours is not None or current is None or not position.head_length:
+            if ours is not None or not position.head_length:
                 return ours, following
             time.sleep(SEARCH_AGAIN_SECONDS)
         return self._locate(stack, current, position)
