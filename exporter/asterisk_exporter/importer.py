@@ -31,19 +31,12 @@ from psycopg2 import errors
 
 from asterisk_exporter.foreign_cdr import ImportFailedError, Source, open_source
 from asterisk_exporter.journal.cdr_postgresql import Database, explain
+from asterisk_exporter.journal.record import CSV_COLUMNS as COLUMNS
 
-#: The columns of Master.csv in their order (cdr/cdr_csv.c, build_csv_record), as in the table.
-COLUMNS = (
-    *("accountcode", "src", "dst", "dcontext", "clid", "channel", "dstchannel", "lastapp"),
-    *("lastdata", "start", "answer", "end", "duration", "billsec", "disposition", "amaflags"),
-    *("uniqueid", "userfield", "peeraccount", "linkedid", "sequence"),
-)
 START, ANSWER, END, DURATION, BILLSEC = range(9, 14)
 UNIQUEID, LINKEDID, SEQUENCE = (
     COLUMNS.index(name) for name in ("uniqueid", "linkedid", "sequence")
 )
-#: Columns that Asterisk writes unless it is told otherwise; the rest is settings of cdr.conf.
-FEWEST = 16
 #: What COPY's text format writes otherwise.
 _ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 NULL = r"\N"
@@ -157,7 +150,7 @@ def import_csv(  # noqa: PLR0913 - each is a choice of the caller's
     known_zone(zone)
     try:
         with path.open("rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
+            size = os.fstat(raw.fileno()).st_size if raw.seekable() else None
             batches = _csv_batches(raw, path, system_name, batch_rows)
             return _run(target, batches, zone, size, progress)
     except OSError as error:
@@ -470,7 +463,7 @@ def _csv_batches(raw: IO[bytes], path: Path, system_name: str, batch_rows: int) 
             if not begun:
                 _refuse_short_file(path, batch)
             begun = True
-            batch.done = raw.tell()
+            batch.done = raw.tell() if raw.seekable() else 0
             yield batch
             if not more:
                 return

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -358,6 +359,18 @@ def test_a_rotated_file_that_is_compressed(table, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ImportFailedError, match=r"Master\.csv\.2\.gz"):
             import_csv(path, table.target, "pbx1")
+
+
+def test_a_file_that_comes_through_a_pipe(table, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(many(30),))
+    writer.start()
+    told = []
+    result = import_csv(pipe, table.target, "pbx1", progress=lambda *at: told.append(at))
+    writer.join()
+    assert summary(result) == (30, 0, 0)
+    assert told == [(0, None)]
 
 
 def test_an_empty_file(table, master):

@@ -141,10 +141,10 @@ def _progress() -> Iterator[importer.Progress | None]:
         task = shown.add_task("Importing", total=None)
 
         def move(done: int, total: int | None) -> None:
-            if total is None:
-                shown.update(task, description=f"Importing, {done} records read")
-            else:
+            if total is not None:
                 shown.update(task, completed=done, total=total)
+            elif done:
+                shown.update(task, description=f"Importing, {done} records read")
 
         yield move
 
