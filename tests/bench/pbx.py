@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from common import Context, NoLabError
 
 from asterisk_exporter.ami.client import AmiClient, Deadline, Target
-from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.protocol import encode_action
 
 PORT = 15038
@@ -113,32 +112,18 @@ def asterisk(context: Context, size: Size) -> Iterator[Target]:
     )
     start = (
         f"{end}; mkdir -m 700 {FOLDER} && tar -x -C {FOLDER} && "
-        f"asterisk -C {FOLDER}/asterisk.conf >/dev/null 2>&1 </dev/null"
+        f"asterisk -C {FOLDER}/asterisk.conf >/dev/null 2>&1 </dev/null; i=0; "
+        f"until asterisk -C {FOLDER}/asterisk.conf -rx 'core waitfullybooted' | grep -q booted; "
+        "do [ $i -lt 100 ] || exit 1; sleep 0.1; i=$((i + 1)); done"
     )
     try:
         remotely(context, start, archive(configuration(size, secret)))
         target = Target(context.address, PORT, "exporter", secret)
-        _wait_until_it_answers(target)
         _originate(Target(context.address, PORT, "caller", secret), size.pairs)
         _wait_for_channels(target, 2 * size.pairs)
         yield target
     finally:
         remotely(context, end)
-
-
-def _wait_until_it_answers(target: Target) -> None:
-    deadline = Deadline(30)
-    while True:
-        try:
-            client = AmiClient.connect(target, Deadline(2))
-            replies = client.request(["QueueStatus", "DeviceStateList"], Deadline(5))
-            client.close()
-            if not any(reply.error for reply in replies):
-                return
-        except AmiError as error:
-            if not deadline.remaining():
-                raise NoLabError(f"the bench's Asterisk does not answer: {error}") from None
-        time.sleep(0.2)
 
 
 def _originate(target: Target, pairs: int) -> None:

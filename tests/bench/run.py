@@ -22,6 +22,8 @@ sys.path.insert(0, str(REPOSITORY / "exporter"))
 
 from common import Context, NoLabError, Row, as_table  # noqa: E402 - after the path is set
 
+from asterisk_exporter.ami.errors import AmiError  # noqa: E402
+
 
 def benches() -> dict[str, Callable[[Context], Iterable[Row]]]:
     """Return the function ``bench`` of every module that has one, by the module's name."""
@@ -63,7 +65,7 @@ def main() -> int:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         try:
             rows += available[name](context)
-        except NoLabError as error:
+        except (NoLabError, AmiError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 2
     print(as_table(rows))
