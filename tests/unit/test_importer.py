@@ -275,9 +275,10 @@ def test_lines_are_counted_as_an_editor_does(table, master):
 def test_a_line_that_was_torn_costs_no_other(table, master):
     whole = many(4).splitlines(keepends=True)
     torn = whole[1][: whole[1].index("PJSIP/101") + 4] + "\n"
-    result = import_csv(master(whole[0] + torn + whole[2] + whole[3]), table.target, "pbx1")
-    assert summary(result) == (3, 0, 1)
-    assert result.first_errors[0].where == "line 2"
+    content = whole[0] + torn + whole[2] + whole[3] + line(start="bad")
+    result = import_csv(master(content), table.target, "pbx1")
+    assert summary(result) == (3, 0, 2)
+    assert [error.where for error in result.first_errors] == ["line 2", "line 5"]
     assert table.rows("sequence") == [(0,), (2,), (3,)]
 
 
