@@ -213,7 +213,7 @@ def test_exporter_counts_phones_that_rang_in_vain(lab: Lab, proof: Proof) -> Non
 
 def test_exporter_counts_the_missed_calls(lab: Lab, proof: Proof) -> None:
     expected = {
-        f"{{destination={destination or 'other'},reason={reason}}}": n
+        f"{{destination={destination or 'default'},reason={reason}}}": n
         for (destination, reason), n in proof.ledger.missed().items()
     }
     expect(lab, proof, "asterisk_missed_calls_total", expected)
@@ -234,7 +234,7 @@ def test_exporter_counts_the_calls(lab: Lab, proof: Proof) -> None:
 
 def test_missed_lists_each_caller_with_the_reason(lab: Lab, proof: Proof) -> None:
     expected = {
-        (call.caller, call.destination or "other", call.row.missed, call.caller in spoken)
+        (call.caller, call.destination or "default", call.row.missed, call.caller in spoken)
         for spoken in [proof.ledger.spoken]
         for call in proof.ledger.calls
         if call.row.missed
