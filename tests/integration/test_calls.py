@@ -105,7 +105,14 @@ def test_a_recorded_call_leaves_a_wav_file(lab: Lab) -> None:
 
 
 def test_master_csv_has_the_same_records_as_the_database(lab: Lab) -> None:
-    master = lab.run("cat /var/log/asterisk/cdr-csv/Master.csv")
-    rows = list(csv.reader(master.splitlines()))
-    assert len(rows) == sum(records(lab).values()) > 0
+    lab.run("lab-call provider +4915550016 +493055501 4")
+    query = (
+        "SELECT src, dst, channel, dstchannel, disposition, uniqueid, linkedid, sequence FROM cdr"
+    )
+    newest = "(SELECT linkedid FROM cdr WHERE src = '+4915550016' ORDER BY id DESC LIMIT 1)"
+    in_database = lab.sql(f"{query} WHERE linkedid = {newest}")
+    rows = list(csv.reader(lab.run("cat /var/log/asterisk/cdr-csv/Master.csv").splitlines()))
     assert {len(row) for row in rows} == {21}  # linkedid, sequence and the rest of the tail
+    columns = (1, 2, 5, 6, 14, 16, 19, 20)
+    in_file = [[row[c] for c in columns] for row in rows if row[19] == in_database[0][6]]
+    assert sorted(in_file) == sorted(in_database) != []
