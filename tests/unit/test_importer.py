@@ -188,6 +188,19 @@ def test_after_duplicates_the_fast_way_is_tried_again(table, master):
     assert ways[:5] == [True, False, False, True, True]
 
 
+@pytest.fixture
+def slow(table):
+    """Each new record takes a millisecond, before its transaction ends."""
+    table.execute(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql "
+        "AS 'BEGIN PERFORM pg_sleep(0.001); RETURN NULL; END';"
+        "CREATE TRIGGER dawdle AFTER INSERT ON cdr FOR EACH ROW EXECUTE FUNCTION dawdle()"
+    )
+    yield
+    table.execute("DROP FUNCTION dawdle CASCADE")
+
+
+@pytest.mark.usefixtures("slow")
 def test_kill_9_in_the_middle_leaves_whole_batches_and_a_second_run_completes(table, master):
     path = master(many(3000))
     code = (
