@@ -484,7 +484,7 @@ def test_nobody_answered(dispositions, inbound, outward):
 )
 def test_the_last_visit_is_the_reason_and_the_first_the_destination(outcome, reason):
     visits_ = [
-        Visit("a", "second", 95, NUMBER, outcome, 5, None, 100),
+        Visit("a", "another", 95, NUMBER, outcome, 5, None, 100),
         Visit("a", "first", 90, NUMBER, "timeout", 5, None, 95),
     ]
     call = decide("a", [record(lastapp="VoiceMail", disposition="ANSWERED")], visits_, RULES)
