@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from asterisk_exporter import __version__, config
 from asterisk_exporter.cli import main
 
-from .conftest import SECRET, closes_before_banner
+from .conftest import EXPORTER, SECRET, closes_before_banner
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,13 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
+def commands():
+    context = click.Context(main)
+    return {name: main.get_command(context, name) for name in main.list_commands(context)}
+
+
 def test_every_command_and_option_has_help():
-    for name, command in main.commands.items():
+    for name, command in commands().items():
         assert command.help, name
         for parameter in command.params:
             if isinstance(parameter, click.Option):
@@ -38,7 +44,21 @@ def test_every_command_and_option_has_help():
         shown = run(name, "--help")
         assert shown.exit_code == 0
         assert command.help.splitlines()[0] in shown.output
-    assert set(main.commands) >= {"serve", "check", "check-config", "missed", "queues"}
+    names = {"serve", "check", "check-config", "missed", "queues", "cdr"}
+    assert set(commands()) == names
+    assert names <= set(run("--help").output.split())
+
+
+def test_the_service_carries_no_tables_and_importers():
+    shown = subprocess.run(
+        [sys.executable, "-c", "import asterisk_exporter.cli.serve, sys; print(*sys.modules)"],
+        env={**os.environ, "PYTHONPATH": str(EXPORTER)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"asterisk_exporter.cli.serve", "psycopg2"} <= set(shown.stdout.split())
+    assert {"rich", "asterisk_exporter.importer"}.isdisjoint(shown.stdout.split())
 
 
 def test_version():
@@ -46,7 +66,7 @@ def test_version():
 
 
 def test_no_secret_is_an_argument():
-    for command in main.commands.values():
+    for command in commands().values():
         for parameter in command.params:
             assert parameter.name not in ("secret", "password")
 

@@ -475,8 +475,10 @@ def test_watch_on_a_pipe_prints_one_screen_after_the_other(configured, ami_serve
 
 def test_every_command_and_option_is_documented():
     text = (DOCS / "commands.md").read_text()
-    commands = dict(main.commands)
-    for name, command in main.commands.items():
+    context = click.Context(main)
+    own = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    commands = dict(own)
+    for name, command in own.items():
         if isinstance(command, click.Group):
             commands.update({f"{name} {sub}": c for sub, c in command.commands.items()})
     for name, command in commands.items():

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from asterisk_exporter import __version__, config
-from asterisk_exporter.cli.cdr import cdr
-from asterisk_exporter.cli.check import check
 from asterisk_exporter.cli.common import stop
-from asterisk_exporter.cli.missed import missed_command
-from asterisk_exporter.cli.queues import queues_command
-from asterisk_exporter.cli.serve import serve
+
+#: Each command's name, and where it is: module:attribute.
+COMMANDS = {
+    "cdr": "asterisk_exporter.cli.cdr:cdr",
+    "check": "asterisk_exporter.cli.check:check",
+    "missed": "asterisk_exporter.cli.missed:missed_command",
+    "queues": "asterisk_exporter.cli.queues:queues_command",
+    "serve": "asterisk_exporter.cli.serve:serve",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class LazyGroup(click.Group):
+    """Imports a command when it is asked for: the service carries no tables and importers."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return every name."""
+        return sorted([*super().list_commands(ctx), *COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, help="Show the version and exit.")
 def main() -> None:
     """Prometheus exporter and health check for Asterisk."""
@@ -33,7 +54,3 @@ def check_config(file: Path) -> None:
     except config.ConfigError as error:
         stop(error, 2)
     click.echo(f"{file}: valid")
-
-
-for command in (serve, check, cdr, missed_command, queues_command):
-    main.add_command(command)

@@ -16,8 +16,6 @@ from typing import Any, Callable
 
 import click
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
-from rich.console import Console
-from rich.progress import Progress
 
 from asterisk_exporter import __version__, config, web
 from asterisk_exporter.ami.client import Deadline
@@ -33,6 +31,7 @@ from asterisk_exporter.collectors import (
     RegistrationCollector,
 )
 from asterisk_exporter.collectors.queues import queues
+from asterisk_exporter.events import EventCollector
 from asterisk_exporter.journal import visits
 from asterisk_exporter.journal.cdr import CdrCounter
 from asterisk_exporter.journal.drift import QueueDrift
@@ -79,6 +78,7 @@ def serve(
     try:
         settings, path = config.load(config_path)
         target = config.target(settings, path)
+        events_target = config.events_target(settings, path)
         journals = _journals(settings, path)
         session = AmiSession(target)
         if backfill:
@@ -89,6 +89,10 @@ def serve(
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     registry.register(_collector(settings, session, journals))
+    background: list[Journal | EventCollector] = [*journals.all]
+    if events_target is not None:
+        background.append(events := EventCollector(events_target))
+        registry.register(events)
     where = (address or settings.listen.address, port or settings.listen.port)
     try:
         server = web.listen(registry, *where)
@@ -98,7 +102,7 @@ def serve(
             "listen.port, and at who has the port (ss -ltnp).",
             2,
         )
-    _serve_until_told(server, journals.all, f"{where[0]}:{where[1]}")
+    _serve_until_told(server, background, f"{where[0]}:{where[1]}")
     session.close()
     if journals.store is not None:
         journals.store.close()
@@ -155,7 +159,7 @@ def _queue_log(
 
 def _backfill_all(journals: _Journals, session: AmiSession, timeout_seconds: float) -> None:
     """Read the history of all journals. Raises SourceError and JournalStoreError."""
-    if journals.queue_log is not None:
+    if journals.queue_log is not None and not journals.queue_log.levels.known:
         # a visit is held against its queue's service level, which queue_log does not tell
         try:
             reply = session.ask(["QueueStatus"], Deadline(timeout_seconds))["QueueStatus"]
@@ -171,6 +175,10 @@ def _backfill_all(journals: _Journals, session: AmiSession, timeout_seconds: flo
 def _backfill(journal: Journal) -> None:
     """Read a journal's history, and show how far it is. Raises SourceError, JournalStoreError."""
     if sys.stderr.isatty():
+        # the service never needs them, and they take megabytes
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import Progress  # noqa: PLC0415
+
         with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
             task = bar.add_task(f"{journal.name}: reading the history", total=None)
             journal.run_backfill(Backfill(lambda share: bar.update(task, total=1, completed=share)))
@@ -229,7 +237,9 @@ def _collector(
     )
 
 
-def _serve_until_told(server: Any, journals: Sequence[Journal], where: str) -> None:
+def _serve_until_told(
+    server: Any, background: Sequence[Journal | EventCollector], where: str
+) -> None:
     told = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -239,11 +249,11 @@ def _serve_until_told(server: Any, journals: Sequence[Journal], where: str) -> N
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     threading.Thread(target=server.serve_forever, args=(0.1,), name="http", daemon=True).start()
-    for journal in journals:
-        journal.start()
+    for one in background:
+        one.start()
     log.info("asterisk-exporter %s serves http://%s/metrics", __version__, where)
     told.wait()
     server.shutdown()
     server.server_close()
-    for journal in journals:
-        journal.stop()
+    for one in background:
+        one.stop()
