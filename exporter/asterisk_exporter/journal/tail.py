@@ -25,7 +25,7 @@ from asterisk_exporter.journal.runner import SourceError
 
 #: So much of a file's beginning tells it from others: the first line has its time.
 HEAD_BYTES = 1024
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 8 << 20
 #: A file that is being renamed or compressed while one looks for it is there a moment later.
 SEARCHES = 3
 SEARCH_AGAIN_SECONDS = 0.05

@@ -317,6 +317,8 @@ class Visits:
             queue.service_level = self._levels.of(queue.name)
         malformed = 0
         idle = True
+        newest = self.newest
+        day_begins, day_ends = self._day_begins, self._day_ends
         handlers = self._handlers
         for entry in entries:
             if entry is None:
@@ -324,10 +326,10 @@ class Visits:
                 continue
             idle = False
             when = entry.time
-            if when > self.newest:
-                self.newest = when if when < current else current
-            if not self._day_begins <= when < self._day_ends:
-                self._turn_to(when)
+            if when > newest:
+                self.newest = newest = when if when < current else current
+            if not day_begins <= when < day_ends:
+                day_begins, day_ends = self._turn_to(when)
             handle = handlers.get(entry.event)
             if handle is not None:
                 handle(entry)
@@ -537,19 +539,18 @@ class Visits:
 
     # --- writing
 
-    def _turn_to(self, when: int) -> None:
-        """Make the day of ``when`` the one that figures go to."""
+    def _turn_to(self, when: int) -> tuple[int, int]:
+        """Make the day of ``when`` the one that figures go to; return when it begins and ends."""
         self._write_counts()
         try:
             at = datetime.fromtimestamp(when, self._rules.zone)
             begins = at.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
             self._day_begins = int(begins.timestamp())
             self._day_ends = int((begins + timedelta(days=1)).timestamp())
+            self._day = begins.date().isoformat()
         except (ValueError, OverflowError, OSError):
-            self._day_begins, self._day_ends = when, when + 1
-            self._day = ""
-            return
-        self._day = begins.date().isoformat()
+            self._day_begins, self._day_ends, self._day = when, when + 1, ""
+        return self._day_begins, self._day_ends
 
     def _write_counts(self) -> None:
         daily: list[tuple[str, str, str, int]] = []
@@ -594,14 +595,16 @@ class Visits:
         for outcome, waits in (("answered", queue.answered), ("unanswered", queue.unanswered)):
             for wait, by in waits.items():
                 count(WAITS, queue.name, outcome, str(_rounded(wait)), by=by)
-                count(WAIT_SECONDS, queue.name, outcome, by=wait * by)
-            waits.clear()
+            if waits:
+                count(WAIT_SECONDS, queue.name, outcome, by=sum(w * by for w, by in waits.items()))
+                waits.clear()
         for talk, by in queue.talks.items():
             index = bisect_left(TALK_BOUNDS, talk)
             bound = str(TALK_BOUNDS[index]) if index < len(TALK_BOUNDS) else "+Inf"
             count(TALKS, queue.name, bound, by=by)
-            count(TALK_SECONDS, queue.name, by=talk * by)
-        queue.talks.clear()
+        if queue.talks:
+            count(TALK_SECONDS, queue.name, by=sum(t * by for t, by in queue.talks.items()))
+            queue.talks.clear()
         for member, by in queue.rings.items():
             count(RING_NO_ANSWER, queue.name, member, by=by)
         queue.rings.clear()
