@@ -532,8 +532,16 @@ def _wrong_length(columns: int) -> str:
 
 
 def _no_csv(error: str) -> str:
-    said = "it holds a NUL byte" if "NUL" in error else error
-    return f"not a record of comma separated, quoted values ({said})"
+    """Return what is wrong, from what the csv module says of it."""
+    said = {
+        "NUL": "it holds a NUL byte",
+        "new-line": "it has a carriage return outside of quotes",
+        "end of data": "its quotes do not end",
+        "expected after": "text follows a closing quote",
+        "field larger": "a value is longer than a million characters",
+    }
+    why = next((text for sign, text in said.items() if sign in error), error)
+    return f"expected comma separated, quoted values, but {why}"
 
 
 def _refuse_short_file(path: Path, first: Batch) -> None:

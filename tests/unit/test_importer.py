@@ -306,6 +306,21 @@ def test_wherever_a_line_was_torn(table, master, cut):
     assert {(0,), (2,), (3,)} <= set(table.rows("sequence"))
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a\rb\n", "a carriage return outside of quotes"),
+        ('"a\n', "its quotes do not end"),
+        ('"a"b\n', "text follows a closing quote"),
+        (f'"{"x" * 1_000_001}"\n', "longer than a million characters"),
+    ],
+)
+def test_a_line_that_is_no_csv(table, master, content, said):
+    result = import_csv(master(content), table.target, "pbx1")
+    assert summary(result) == (0, 0, 1)
+    assert said in result.first_errors[0].text
+
+
 def test_the_first_ten_errors_are_kept(table, master):
     result = import_csv(master("\n".join(["x"] * 12) + "\n" + LINE), table.target, "pbx1")
     assert summary(result) == (1, 0, 12)
