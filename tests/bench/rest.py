@@ -57,9 +57,14 @@ def _measure(target: Target, folder: Path) -> tuple[float, int]:
     (folder / "ami-secret").write_text(target.secret + "\n", encoding="ascii")
     config = folder / "exporter.yml"
     config.write_text(
-        f"listen: {{port: {PORT}}}\nami: {{host: {target.host}, port: {target.port}}}\n",
+        f"listen: {{port: {PORT}}}\nami: {{host: {target.host}, port: {target.port}}}\n"
+        f"system_name: bench\nstate_directory: {folder}/state\n"
+        f"queue_log: {{file: {folder}/queue_log}}\n"
+        f"cdr: {{source: csv, file: {folder}/Master.csv}}\n",
         encoding="ascii",
     )
+    for journal in ("queue_log", "Master.csv"):
+        (folder / journal).touch()
     process = subprocess.Popen(
         [sys.executable, "-m", "asterisk_exporter", "serve", "--config", str(config)],
         env={**os.environ, "PYTHONPATH": str(PACKAGE)},
