@@ -57,7 +57,7 @@ def grown(change: Change, name: str) -> dict[tuple[str, ...], int]:
 
 # --- the second account
 
-CALLER = st.integers(0, 3)
+CALLER = st.integers(0, 1)
 QUEUE = st.sampled_from(["q", "r"])
 NUMBER = st.integers(0, 30)
 STEP = st.tuples(
@@ -142,7 +142,7 @@ class Reference:
         self.close(mine[-1], mine)
 
 
-@given(st.lists(STEP, max_size=60))
+@given(st.lists(STEP, min_size=1, max_size=40) | st.lists(STEP, min_size=40, max_size=60))
 def test_agrees_with_a_second_account(steps):
     reference, at, text = Reference(), BEGIN, ""
     for step in steps:
@@ -208,6 +208,21 @@ def test_an_end_of_a_talk(event, data):
     assert grown(change, figures.TALKS) == {("q", "10"): 1}
 
 
+def test_an_attended_transfer_to_a_link_has_a_field_more():
+    change = count(
+        f"{BEGIN}|c.1|q|NONE|ENTERQUEUE||+49155|1\n{BEGIN + 3}|c.1|q|Bob|CONNECT|3|x|1\n"
+        f"{BEGIN + 12}|c.1|q|Bob|ATTENDEDTRANSFER|LINK|SIP/a|SIP/b|3|9|1\n"
+    )
+    assert grown(change, figures.TALK_SECONDS) == {("q",): 9}
+
+
+def test_a_connect_that_is_logged_twice():
+    connect = f"{BEGIN + 3}|c.1|q|Bob|CONNECT|3|x|1\n"
+    change = count(f"{BEGIN}|c.1|q|NONE|ENTERQUEUE||+49155|1\n{connect}{connect}")
+    assert grown(change, figures.ANSWERED) == {("q",): 1}
+    assert grown(change, figures.WAITS) == {("q", "answered", "3"): 1}
+
+
 def test_figures_that_a_line_lacks_are_the_times_of_the_lines():
     change = count(
         f"{BEGIN}|c.1|q|NONE|ENTERQUEUE|\n{BEGIN + 3}|c.1|q|Bob|CONNECT|\n"
@@ -254,6 +269,17 @@ def test_a_transfer_into_another_queue_that_is_logged_late():
         f"{BEGIN + 11}|c.1|r|Eve|CONNECT|2|x|1\n{BEGIN + 15}|c.1|r|Eve|COMPLETEAGENT|2|4|1\n"
     )
     assert grown(change, figures.TALK_SECONDS) == {("q",): 8, ("r",): 4}
+
+
+def test_a_talk_ends_once():
+    """The earlier of two visits has ended: a second line about it is about nothing."""
+    transfer = f"{BEGIN + 9}|c.1|q|Bob|BLINDTRANSFER|r|queues|1|8|1\n"
+    change = count(
+        f"{BEGIN}|c.1|q|NONE|ENTERQUEUE||1|1\n{BEGIN + 1}|c.1|q|Bob|CONNECT|1|x|1\n"
+        f"{BEGIN + 9}|c.1|r|NONE|ENTERQUEUE||1|1\n{transfer}{transfer}"
+    )
+    assert grown(change, figures.COMPLETED) == {("q",): 1}
+    assert grown(change, figures.STRAY) == {("q", "completed"): 1}
 
 
 def test_a_transfer_that_is_never_logged():
