@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 from typing import Callable
 
 from prometheus_client.core import (
@@ -227,7 +226,7 @@ class CallLedger:
 
     def _keep(self, change: Change, fresh: dict[str, list[Record]], read_at: float) -> None:
         rows = [
-            (linkedid, json.dumps((read_at, *astuple(record)), ensure_ascii=False))
+            (linkedid, json.dumps([read_at, *vars(record).values()], ensure_ascii=False))
             for linkedid, records in fresh.items()
             if linkedid in self._open
             for record in records
