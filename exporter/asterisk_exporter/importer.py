@@ -40,6 +40,9 @@ UNIQUEID, LINKEDID, SEQUENCE = (
 #: What COPY's text format writes otherwise.
 _ESCAPED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 NULL = r"\N"
+#: Stands for a NUL byte, at which Python's csv module stopped before 3.11. No file has it: bytes
+#: that are not UTF-8 become U+DC80 and higher.
+NUL = "\udc00"
 BATCH_ROWS = 20_000
 COPY_BYTES = 1 << 18
 FIRST_ERRORS = 10
@@ -429,6 +432,8 @@ class _Lines(Iterator[str]):
 
     def __next__(self) -> str:
         line = self._again.pop() if self._again else next(self._lines)
+        if "\0" in line:
+            line = line.replace("\0", NUL)
         self.number += 1
         self._record.append(line)
         return line
@@ -515,8 +520,9 @@ def _clean(text: str, column: str) -> str:
 
     Every byte is a character there, so the same file always gives the same records.
     """
-    if "\0" in text:
-        raise BadRowError(f"{column}: {_shown(text)}: expected text without NUL bytes")
+    if "\0" in text or NUL in text:
+        shown = _shown(text.replace(NUL, "\0"))
+        raise BadRowError(f"{column}: {shown}: expected text without NUL bytes")
     if _is_clean(text):
         return text
     return text.encode(errors="surrogateescape").decode("iso-8859-1")
@@ -534,7 +540,6 @@ def _wrong_length(columns: int) -> str:
 def _no_csv(error: str) -> str:
     """Return what is wrong, from what the csv module says of it."""
     said = {
-        "NUL": "it holds a NUL byte",
         "new-line": "it has a carriage return outside of quotes",
         "end of data": "its quotes do not end",
         "expected after": "text follows a closing quote",
