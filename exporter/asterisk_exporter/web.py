@@ -43,7 +43,10 @@ def make_app(registry: CollectorRegistry) -> WsgiApp:
             start_response("405 Method Not Allowed", [text, ("Allow", "GET, HEAD")])
             return [b"Only GET.\n"]
         if path == "/metrics":
-            body = metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            # In OpenMetrics a counter's family has no _total: asterisk_calls and
+            # asterisk_calls_total would be one family. So everybody gets the classic format.
+            asked = {**environ, "REQUEST_METHOD": "GET", "HTTP_ACCEPT": "text/plain"}
+            body = metrics(asked, start_response)
         else:
             content_type, page = pages[path]
             start_response("200 OK", [("Content-Type", content_type)])

@@ -414,3 +414,43 @@ def test_no_table_and_a_wrong_password(store, database):
     with pytest.raises(SourceError, match="Access denied"):
         wrong.connect()
     assert "wrong" not in repr(wrong) + str(wrong)
+
+
+def test_history_of_freepbx_is_imported(lab: Lab, server: dict) -> None:
+    """By the command, on the PBX; what cannot be a record is named, and nothing comes twice."""
+    rows = (
+        "(1, '2026-07-01 12:00:00', 'Müller 😀', 30, 20, 'ANSWERED', 'old.1', 'old.1', 1), "
+        "(2, '0000-00-00 00:00:00', '', 30, 0, 'BUSY', 'old.2', 'old.2', 2), "
+        "(3, '2026-07-01 12:00:00', '', 30, 0, 'BUSY', 'old.3', 'old.3', 3)"
+    )
+    columns = "id, calldate, clid, duration, billsec, disposition, uniqueid, linkedid, sequence"
+    with pymysql.connect(**server, charset="utf8mb4", autocommit=True) as mysql:
+        cursor = mysql.cursor()
+        cursor.execute("CREATE OR REPLACE DATABASE freepbx")
+        cursor.execute("USE freepbx")
+        cursor.execute("SET sql_mode = ''")
+        cursor.execute(FREEPBX)
+        cursor.execute(f"INSERT INTO cdr ({columns}) VALUES {rows}")
+    imported = "system_name = 'pbx1' AND uniqueid LIKE 'old.%' AND imported_at IS NOT NULL"
+    counted = [value for name, value in sorted(lab.metrics().items()) if "cdr_records" in name]
+    command = (
+        "MYSQL_PWD=tests asterisk-exporter cdr import --timezone Europe/Berlin"
+        " --from mysql://tests@127.0.0.1:3306/freepbx"
+    )
+    try:
+        first = lab.exec(command)
+        assert first.returncode == 1, first.stdout + first.stderr
+        assert "id 2: " in first.stdout + first.stderr
+        found = lab.sql(
+            "SELECT uniqueid, clid, extract(epoch FROM start)::int, "
+            f"extract(epoch FROM answer - start)::int FROM cdr WHERE {imported} ORDER BY 1"
+        )
+        noon = str(int(datetime(2026, 7, 1, 10, tzinfo=timezone.utc).timestamp()))
+        assert found == [["old.1", "Müller 😀", noon, "10"], ["old.3", "", noon, ""]]
+        lab.exec(command)
+        assert lab.sql(f"SELECT count(*) FROM cdr WHERE {imported}") == [["2"]]
+        time.sleep(6)  # the exporter looks every 5 s
+        after = [value for name, value in sorted(lab.metrics().items()) if "cdr_records" in name]
+        assert after == counted
+    finally:
+        lab.sql(f"DELETE FROM cdr WHERE {imported}")

@@ -722,44 +722,6 @@ def test_rows_of_mysql():
         importer.row_of(values, {"calldate": naming.zone}, naming)
 
 
-MYSQL = os.environ.get("ASTERISK_TEST_MYSQL", "")
-
-
-@pytest.mark.skipif(not MYSQL, reason="ASTERISK_TEST_MYSQL=host:port:user:password is not set")
-def test_freepbx_in_a_real_mysql(table):
-    import pymysql  # noqa: PLC0415 - an extra
-
-    host, port, user, password = MYSQL.split(":")
-    login = {"host": host, "port": int(port), "user": user, "password": password}
-    with pymysql.connect(**login, charset="utf8mb4", autocommit=True) as mysql:
-        cursor = mysql.cursor()
-        cursor.execute("CREATE OR REPLACE DATABASE cdr_import_test")
-        cursor.execute("USE cdr_import_test")
-        cursor.execute("SET sql_mode = ''")
-        cursor.execute(
-            "CREATE TABLE cdr (id int AUTO_INCREMENT PRIMARY KEY, calldate datetime, clid text, "
-            "duration int, billsec int, disposition text, uniqueid text, linkedid text, "
-            "sequence int, `end` timestamp NULL) CHARSET utf8mb4"
-        )
-        cursor.execute("SET time_zone = '+05:45'")
-        cursor.execute(
-            "INSERT INTO cdr VALUES "
-            "(1, '2026-07-01 12:00:00', 'Müller 😀', 30, 20, 'ANSWERED', '1', '1', 1, NULL), "
-            "(2, '0000-00-00 00:00:00', '', 30, 0, 'BUSY', '2', '2', 2, NULL), "
-            "(3, '2026-07-01 12:00:00', '', 30, 0, 'BUSY', '3', '3', 3, '2026-07-01 15:45:30')"
-        )
-        source = f"mysql://{user}:{password}@{host}:{port}/cdr_import_test"
-        result = import_database(source, table.target, "pbx1", zone="Europe/Berlin")
-        cursor.execute("DROP DATABASE cdr_import_test")
-    assert summary(result) == (2, 0, 1)
-    assert str(result.first_errors[0]).startswith("id 2: start: NULL")
-    begun = datetime(2026, 7, 1, 10, tzinfo=UTC)
-    assert table.rows('clid, start, answer, "end"') == [
-        ("Müller 😀", begun, begun + timedelta(seconds=10), None),
-        ("", begun, None, begun + timedelta(seconds=30)),
-    ]
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 

