@@ -18,7 +18,7 @@ from asterisk_exporter.ami.client import ALLOWED_ACTIONS, Deadline
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
 from asterisk_exporter.collectors import Collector, Family, Replies
-from asterisk_exporter.collectors.queues import queues
+from asterisk_exporter.collectors.queues import queue_params
 from asterisk_exporter.journal.queue_log_source import QueueLogSource
 from asterisk_exporter.journal.runner import Journal
 
@@ -122,7 +122,7 @@ class AsteriskCollector(RegistryCollector):
         # where it makes no sense, the queues' collector says so
         with contextlib.suppress(AmiError):
             if reply is not None:
-                found = queues(reply, began)
+                found = queue_params(reply)
                 self._queue_log.levels.learn(found)
                 self._queue_log.drift.observe(began + reply.seconds, found)
         return self._queue_log.drift.families()

@@ -194,9 +194,8 @@ def test_a_queue_has_every_counter_from_the_start(source):
     assert "asterisk_queue_calls_unanswered_total{new,unknown}" not in seen
     for name in ("offered", "answered", "answered_in_service_level", "short_abandoned"):
         assert seen[f"asterisk_queue_calls_{name}_total{{new}}"] == 0
-    assert seen["asterisk_queue_wait_seconds_count{new,answered}"] == 0
-    assert seen["asterisk_queue_wait_seconds_bucket{new,unanswered,15.0}"] == 0
-    assert seen["asterisk_queue_talk_seconds_count{new}"] == 0
+    # histograms come with their first observation: 100 queues have 5,000 series at most
+    assert not [name for name in seen if "wait_seconds" in name or "talk_seconds" in name]
 
 
 def visit(number: int, at: int, wait: int, talk: int | None, queue: str = "q") -> str:

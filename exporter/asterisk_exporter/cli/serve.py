@@ -30,7 +30,7 @@ from asterisk_exporter.collectors import (
     QueueCollector,
     RegistrationCollector,
 )
-from asterisk_exporter.collectors.queues import queues
+from asterisk_exporter.collectors.queues import queue_params
 from asterisk_exporter.events import EventCollector
 from asterisk_exporter.journal import visits
 from asterisk_exporter.journal.cdr import CdrCounter
@@ -163,7 +163,7 @@ def _backfill_all(journals: _Journals, session: AmiSession, timeout_seconds: flo
         # a visit is held against its queue's service level, which queue_log does not tell
         try:
             reply = session.ask(["QueueStatus"], Deadline(timeout_seconds))["QueueStatus"]
-            journals.queue_log.levels.learn(queues(reply, time.time()))
+            journals.queue_log.levels.learn(queue_params(reply))
         except AmiError as error:
             raise SourceError(
                 f"queue_log: no backfill without the queues' service levels: {error}"

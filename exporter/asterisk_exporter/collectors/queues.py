@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 from prometheus_client.core import GaugeMetricFamily
@@ -86,16 +86,10 @@ def queues(reply: Reply, now: float) -> list[Queue]:
     is_member_available() in Asterisk's apps/app_queue.c). AMI reports the wrap-up time of the
     member only, never the queue's own setting: set it per member.
     """
-    thresholds: dict[str, int] = {}
-    figures: dict[str, tuple[int, int]] = {}
-    waits: dict[str, list[int]] = {}
-    members: dict[str, list[Member]] = {}
+    found = queue_params(reply)
+    waits: dict[str, list[int]] = {queue.name: [] for queue in found}
+    members: dict[str, list[Member]] = {queue.name: [] for queue in found}
     items = reply.events_by_name()
-    for params in items["QueueParams"]:
-        name = label(params.get("Queue"))
-        thresholds[name] = integer(params, "ServiceLevel")
-        figures[name] = _figure(params, "Completed"), _figure(params, "Abandoned")
-        waits[name], members[name] = [], []
     for item in items["QueueMember"]:
         wrap_up, last_call = integer(item, "Wrapuptime"), integer(item, "LastCall")
         member = Member(
@@ -109,9 +103,19 @@ def queues(reply: Reply, now: float) -> list[Queue]:
     for item in items["QueueEntry"]:
         waits.setdefault(label(item.get("Queue")), []).append(integer(item, "Wait"))
     return [
-        Queue(name, thresholds[name], tuple(waits[name]), tuple(members[name]), *figures[name])
-        for name in sorted(thresholds)
+        replace(queue, waits=tuple(waits[queue.name]), members=tuple(members[queue.name]))
+        for queue in found
     ]
+
+
+def queue_params(reply: Reply) -> list[Queue]:
+    """Return the queues in a QueueStatus reply, by name, without their callers and members."""
+    found = {}
+    for params in reply.events("QueueParams"):
+        name = label(params.get("Queue"))
+        figures = _figure(params, "Completed"), _figure(params, "Abandoned")
+        found[name] = Queue(name, integer(params, "ServiceLevel"), (), (), *figures)
+    return [found[name] for name in sorted(found)]
 
 
 def _figure(params: Message, name: str) -> int:

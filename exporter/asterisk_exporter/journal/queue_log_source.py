@@ -211,7 +211,7 @@ class QueueLogSource:
 
     def _add_waits(self, family: HistogramMetricFamily) -> None:
         sums = self._store.values(WAIT_SECONDS)
-        queues = {queue for queue, _ in sums}
+        queues = [queue for (queue,) in self._store.values(OFFERED)]
         # every queue has every bound, so that buckets can be added up
         bounds = sorted({*WAIT_BOUNDS, *map(self.levels.of, queues)})
         buckets: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)

@@ -670,10 +670,11 @@ def _rounded(wait: int) -> int:
 
 
 def _make_known(change: Change, queue: str) -> None:
-    """Show every counter of a queue as 0, or ``increase()`` would not see the first call."""
-    for metric in (OFFERED, ANSWERED, IN_SERVICE_LEVEL, SHORT_ABANDONED, COMPLETED, TALK_SECONDS):
+    """Show every counter of a queue as 0, or ``increase()`` would not see the first call.
+
+    Not its histograms: they are 35 series, and the counters tell of the first call.
+    """
+    for metric in (OFFERED, ANSWERED, IN_SERVICE_LEVEL, SHORT_ABANDONED, COMPLETED):
         change.count(metric, queue, by=0)
     for reason in REASONS:
         change.count(UNANSWERED, queue, reason, by=0)
-    for outcome in ("answered", "unanswered"):
-        change.count(WAIT_SECONDS, queue, outcome, by=0)
