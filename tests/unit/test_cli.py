@@ -116,24 +116,21 @@ def test_check_without_a_configuration(ami_server, behave, monkeypatch):
     assert run("check", "--port", ami_server(behave("busy")).port).exit_code == 1
 
 
-def test_check_names_each_misbehaviour_in_time(
-    misbehaviour, command, config_file, ami_server, free_port
-):
+def test_check_names_each_misbehaviour_in_time(misbehaviour, config_file, ami_server, free_port):
     _, behaviour, kind = misbehaviour
     port = free_port() if behaviour is None else ami_server(behaviour).port
     began = time.monotonic()
-    done = command("check", "--config", config_file(port), "--timeout", 1.5, "--json")
-    assert time.monotonic() - began < 1.5 + 2  # the interpreter's start counts too
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr == ""
-    document = json.loads(done.stdout)
+    done = run("check", "--config", config_file(port), "--timeout", 1.5, "--json")
+    assert time.monotonic() - began < 1.5 + 2  # not for ever, on a busy machine too
+    assert done.exit_code == 2, done.output
+    document = json.loads(done.output)
     assert document["status"] == "CRITICAL"
     text = document["problems"][0]["text"]
     assert "Look at" in text
     assert document["connection"]["ok"] is False
     assert document["connection"]["error"]["kind"] == kind
     assert len(document["problems"]) == 1
-    assert SECRET not in done.stdout
+    assert SECRET not in done.output
 
 
 def test_check_says_it_in_its_first_line(config_file, ami_server):
