@@ -182,6 +182,7 @@ def _backfill(journal: Journal) -> None:
         with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
             task = bar.add_task(f"{journal.name}: reading the history", total=None)
             journal.run_backfill(Backfill(lambda share: bar.update(task, total=1, completed=share)))
+            bar.update(task, total=1, completed=1)
     else:
         journal.run_backfill(Backfill(_LoggedShare(journal.name)))
 
