@@ -8,7 +8,6 @@ import time
 from calendar import timegm
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -284,7 +283,7 @@ def test_any_order_any_batches_and_a_restart_after_each(tmp_path_factory, refere
     one = Site(tmp_path_factory.mktemp("order"))
     try:
         one.read_queue_log(sample_queue_log())
-        for start, end in pairwise([0, *cuts, len(RECORDS)]):
+        for start, end in zip([0, *cuts], [*cuts, len(RECORDS)]):
             one.read(shuffled[start:end], 0)
             if restarts:
                 one.again()

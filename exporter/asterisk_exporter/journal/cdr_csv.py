@@ -175,7 +175,8 @@ def parse(raw: bytes, zone: tzinfo) -> Found:
 
     Bytes of other encodings than UTF-8 become text such as ``\xe9``.
     """
-    text = raw.decode("utf-8", "backslashreplace")
+    # before Python 3.11 the csv module stops at a NUL byte, which is in no text of Asterisk's
+    text = raw.decode("utf-8", "backslashreplace").replace("\0", r"\x00")
     row: list[str] = []
     try:
         rows = list(csv.reader(io.StringIO(text, newline="")))
