@@ -219,12 +219,7 @@ def connect(target: Database, zone: str) -> Any:
     """
     try:
         connection = psycopg2.connect(
-            host=target.host,
-            port=target.port,
-            dbname=target.name,
-            user=target.username,
-            password=target.password,
-            sslmode=target.sslmode,
+            **target.login,
             application_name="asterisk-exporter cdr import",
             connect_timeout=CONNECT_SECONDS,
             client_encoding="UTF8",

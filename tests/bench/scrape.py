@@ -16,14 +16,7 @@ from prometheus_client.registry import Collector as RegistryCollector
 from asterisk_exporter.ami.client import Target
 from asterisk_exporter.ami.protocol import END, encode_action
 from asterisk_exporter.ami.session import AmiSession
-from asterisk_exporter.collectors import (
-    ChannelCollector,
-    ConferenceCollector,
-    CoreCollector,
-    EndpointCollector,
-    QueueCollector,
-    RegistrationCollector,
-)
+from asterisk_exporter.collectors import all_collectors
 from asterisk_exporter.journal.calls import Rules
 from asterisk_exporter.journal.cdr import CdrCounter
 from asterisk_exporter.journal.cdr_csv import CsvFile
@@ -37,14 +30,7 @@ from asterisk_exporter.scrape import AsteriskCollector
 
 SIZE = Size(queues=100, members=20, pairs=500)
 ROUNDS = 15
-COLLECTORS = (
-    CoreCollector(),
-    ChannelCollector(),
-    EndpointCollector(),
-    RegistrationCollector(),
-    ConferenceCollector(),
-    QueueCollector(),
-)
+COLLECTORS = all_collectors()
 #: What the exporter asks in one scrape; the answer to the last ends with QueueStatusComplete.
 ACTIONS = tuple(dict.fromkeys(a for collector in COLLECTORS for a in collector.actions))
 

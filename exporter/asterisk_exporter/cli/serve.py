@@ -22,14 +22,7 @@ from asterisk_exporter.ami.client import Deadline
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
 from asterisk_exporter.cli.common import config_option, stop
-from asterisk_exporter.collectors import (
-    ChannelCollector,
-    ConferenceCollector,
-    CoreCollector,
-    EndpointCollector,
-    QueueCollector,
-    RegistrationCollector,
-)
+from asterisk_exporter.collectors import all_collectors
 from asterisk_exporter.collectors.queues import queue_params
 from asterisk_exporter.events import EventCollector
 from asterisk_exporter.journal import visits
@@ -225,13 +218,8 @@ def _collector(
     settings: config.Config, session: AmiSession, journals: _Journals
 ) -> AsteriskCollector:
     up = settings.endpoints.up
-    collectors = (
-        CoreCollector(settings.zone),
-        ChannelCollector(),
-        EndpointCollector(None if up is None else re.compile(up)),
-        RegistrationCollector(),
-        ConferenceCollector(),
-        QueueCollector(settings.queues.members),
+    collectors = all_collectors(
+        settings.zone, None if up is None else re.compile(up), settings.queues.members
     )
     return AsteriskCollector(
         session, collectors, journals.all, settings.ami.timeout_seconds, journals.queue_log

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 
 from asterisk_exporter.journal.ledger import CallLedger
 from asterisk_exporter.journal.record import Record
-from asterisk_exporter.journal.runner import MALFORMED, READ, Source
+from asterisk_exporter.journal.runner import MALFORMED, READ, Source, fill
 from asterisk_exporter.journal.store import Change, JournalStore
 
 NAME = "cdr"
@@ -145,8 +145,7 @@ class CdrCounter:
     def families(self) -> list[Metric]:
         """Return the families with samples; any thread may."""
         records = _records()
-        for labels, value in sorted(self._store.values(RECORDS).items()):
-            records.add_metric(labels, value)
+        fill([records], self._store)
         return [records, *self._ledger.families()]
 
 

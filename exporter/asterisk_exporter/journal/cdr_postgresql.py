@@ -94,15 +94,22 @@ class Database:
         """Name the database without the password."""
         return f"PostgreSQL database {self.name} at {self.host}:{self.port} as {self.username}"
 
+    @property
+    def login(self) -> dict[str, Any]:
+        """What psycopg2.connect() needs to get there, the password included."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.name,
+            "user": self.username,
+            "password": self.password,
+            "sslmode": self.sslmode,
+        }
+
     def connect(self, timeout_seconds: int = 3) -> Any:
         """Return a read-only psycopg2 connection in autocommit mode. Raises psycopg2.Error."""
         connection = psycopg2.connect(
-            host=self.host,
-            port=self.port,
-            dbname=self.name,
-            user=self.username,
-            password=self.password,
-            sslmode=self.sslmode,
+            **self.login,
             application_name="asterisk-exporter",
             connect_timeout=timeout_seconds,
             tcp_user_timeout=5000,

@@ -35,6 +35,7 @@ from asterisk_exporter.journal.calls import (
     visits_in_order,
 )
 from asterisk_exporter.journal.record import Record
+from asterisk_exporter.journal.runner import fill
 from asterisk_exporter.journal.store import Change, JournalStore, Key
 
 CALLS = "asterisk_calls"
@@ -276,7 +277,7 @@ class CallLedger:
         series += [(MISSED, (name, reason)) for name in queues for reason in QUEUE_REASONS]
         series += [(MISSED, (name, r)) for name in self._classes() for r in OTHER_REASONS]
         series += [(name, (trunk,)) for name in TRUNK_FIGURES for trunk in self._rules.trunks]
-        known = {name: self._store.values(name) for name, _ in series}
+        known = {name: self._store.values(name) for name in {name for name, _ in series}}
         for name, labels in series:
             if labels not in known[name]:
                 change.count(name, *labels, by=0)
@@ -303,9 +304,7 @@ class CallLedger:
     def families(self) -> list[Metric]:
         """Return the families with samples; any thread may."""
         counters = _counters()
-        for family in counters:
-            for labels, value in sorted(self._store.values(family.name).items()):
-                family.add_metric(labels, value)
+        fill(counters, self._store)
         talk = _talk()
         buckets = self._store.values(f"{TALK}_bucket")
         for (direction,), seconds in sorted(self._store.values(f"{TALK}_sum").items()):

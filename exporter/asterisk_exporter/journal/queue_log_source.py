@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 
 from asterisk_exporter.journal.drift import QueueDrift, Totals
 from asterisk_exporter.journal.queue_log import lines, parse
-from asterisk_exporter.journal.runner import MALFORMED, READ
+from asterisk_exporter.journal.runner import MALFORMED, READ, fill
 from asterisk_exporter.journal.store import Change, JournalStore
 from asterisk_exporter.journal.tail import BATCH_BYTES, Position, Tail
 from asterisk_exporter.journal.visits import (
@@ -201,9 +201,7 @@ class QueueLogSource:
     def families(self) -> list[Metric]:
         """Return the families with samples."""
         counters = _counter_families()
-        for family in counters:
-            for labels, value in sorted(self._store.values(family.name).items()):
-                family.add_metric(labels, value)
+        fill(counters, self._store)
         waits, talks = _histogram_families()
         self._add_waits(waits)
         self._add_talks(talks)

@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Iterable
 from typing import Callable, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,6 +23,13 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 15.0
 
 log = logging.getLogger(__name__)
+
+
+def fill(families: Iterable[CounterMetricFamily], store: JournalStore) -> None:
+    """Give each family its samples, which the state file has under the family's name."""
+    for family in families:
+        for labels, value in sorted(store.values(family.name).items()):
+            family.add_metric(labels, value)
 
 
 class SourceError(Exception):
