@@ -246,7 +246,10 @@ class QueueLog(_Section):
 
 
 class Config(_Section):
-    """The whole file; every key has a default."""
+    """The whole file; every key has a default.
+
+    ``filesystems``: paths; the file system of each has its size and free space measured.
+    """
 
     listen: Listen = Listen()
     state_directory: Path = Path("/var/lib/asterisk-exporter")
@@ -260,6 +263,15 @@ class Config(_Section):
     calls: Calls = Calls()
     queue_log: Optional[QueueLog] = None
     importer: Importer = Importer()
+    filesystems: list[str] = ["/var/spool/asterisk"]
+
+    @field_validator("filesystems")
+    @classmethod
+    def _absolute_once(cls, value: list[str]) -> list[str]:
+        for path in value:
+            if not path.startswith("/") or value.count(path) > 1:
+                raise ValueError(f"expected absolute paths, each once, not {path!r}")
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -281,6 +281,10 @@ def test_queues(replies):
         'asterisk_queue_service_level_seconds{queue="sales"} 30.0',
         'asterisk_queue_service_level_seconds{queue="support"} 60.0',
         'asterisk_queue_service_level_seconds{queue="vip"} 10.0',
+        'asterisk_queue_max_callers{queue="billing"} 0.0',
+        'asterisk_queue_max_callers{queue="sales"} 0.0',
+        'asterisk_queue_max_callers{queue="support"} 50.0',
+        'asterisk_queue_max_callers{queue="vip"} 0.0',
     ]
     assert non_zero([line for line in lines if "_members{" in line]) == [
         'asterisk_queue_members{queue="billing",state="not_in_use"} 1.0',

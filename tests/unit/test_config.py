@@ -90,6 +90,8 @@ def test_zone():
         ("system_name: p\ncdr: {sslmode: on}", ["cdr.sslmode", "verify-full"]),
         ("queues: {members: perhaps}", ["queues.members", "perhaps"]),
         ('ami: {username: "a\\nb"}', ["ami.username", "a\\nb"]),
+        ("filesystems: [spool]", ["filesystems", "'spool'", "absolute paths, each once"]),
+        ("filesystems: [/a, /a]", ["filesystems", "'/a'", "absolute paths, each once"]),
         ("- a\n- b", ["expected keys and values", "list"]),
         ("a: [", ["not YAML", "line"]),
         ("1: x", ["every key must be a text"]),

@@ -23,6 +23,7 @@ from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
 from asterisk_exporter.cli.common import config_option, stop
 from asterisk_exporter.collectors import all_collectors
+from asterisk_exporter.collectors.filesystems import FilesystemCollector
 from asterisk_exporter.collectors.queues import queue_params
 from asterisk_exporter.events import EventCollector
 from asterisk_exporter.journal import visits
@@ -82,6 +83,7 @@ def serve(
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     registry.register(_collector(settings, session, journals))
+    registry.register(FilesystemCollector(settings.filesystems))
     background: list[Journal | EventCollector] = [*journals.all]
     if events_target is not None:
         background.append(events := EventCollector(events_target))

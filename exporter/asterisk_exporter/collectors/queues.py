@@ -43,6 +43,7 @@ class Queue:
     """One queue as it is now. ``waits`` are the seconds that each caller has waited.
 
     ``completed`` and ``abandoned`` are app_queue's own figures since its last reset.
+    ``max_callers`` is its ``maxlen``; 0 means no limit.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Queue:
     members: tuple[Member, ...]
     completed: int = 0
     abandoned: int = 0
+    max_callers: int = 0
 
     @property
     def longest_wait_seconds(self) -> int:
@@ -113,7 +115,7 @@ def queue_params(reply: Reply) -> list[Queue]:
     found = {}
     for params in reply.events("QueueParams"):
         name = label(params.get("Queue"))
-        figures = _figure(params, "Completed"), _figure(params, "Abandoned")
+        figures = [_figure(params, name) for name in ("Completed", "Abandoned", "Max")]
         found[name] = Queue(name, integer(params, "ServiceLevel"), (), (), *figures)
     return [found[name] for name in sorted(found)]
 
@@ -145,6 +147,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[Queue], int]], ...] = (
         "The queue's service level threshold (Asterisk's default is 0).",
         lambda queue: queue.service_level_seconds,
     ),
+    (
+        "asterisk_queue_max_callers",
+        "How many callers may wait (maxlen); 0 when there is no limit.",
+        lambda queue: queue.max_callers,
+    ),
 )
 
 
@@ -160,6 +167,7 @@ class QueueCollector:
         asterisk_queue_members_paused{queue="support"} 0.0
         asterisk_queue_members_available{queue="support"} 0.0
         asterisk_queue_service_level_seconds{queue="support"} 60.0
+        asterisk_queue_max_callers{queue="support"} 50.0
         asterisk_queue_members{queue="support",state="ringing"} 1.0
         asterisk_queue_member_state{queue="support",member="Bob",interface="PJSIP/102",
           state="ringing"} 1.0
