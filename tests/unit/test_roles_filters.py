@@ -91,19 +91,49 @@ DUTY = {
     "webhooks": [{"url": "https://example.com/hook?token=s3cret", "send_resolved": False}],
     "slack": [{"channel": "#pbx", "webhook_url": "https://example.com/s3cret"}],
     "telegram": [{"chat_id": -100, "bot_token": "1:s3cret"}],
+    "pagerduty": [{"routing_key": "0123456789abcdef0123456789s3cret"}],
+}
+HOURS = {
+    "weekdays": ["monday:friday", "saturday"],
+    "times": [{"start_time": "08:00", "end_time": "24:00"}],
+    "location": "Europe/Berlin",
 }
 
 
 def test_the_configuration_names_secrets_and_shows_none():
-    (receiver,) = alertmanager.config([DUTY], "/run/credentials/x")
+    receiver, nobody = alertmanager.config([DUTY], "/run/credentials/x")
+    assert nobody == {"name": "nobody"}
     assert "s3cret" not in str(receiver)
-    assert receiver["email_configs"] == [{"to": "duty@example.com", "send_resolved": True}]
+    assert receiver["email_configs"][0]["to"] == "duty@example.com"
     assert receiver["webhook_configs"] == [
         {"url_file": "/run/credentials/x/duty-webhooks-0", "send_resolved": False}
     ]
     assert receiver["slack_configs"][0]["api_url_file"] == "/run/credentials/x/duty-slack-0"
     assert receiver["telegram_configs"][0]["bot_token_file"] == "/run/credentials/x/duty-telegram-0"
     assert receiver["telegram_configs"][0]["chat_id"] == -100
+    (pagerduty,) = receiver["pagerduty_configs"]
+    assert pagerduty["routing_key_file"] == "/run/credentials/x/duty-pagerduty-0"
+
+
+def test_what_the_inventory_says_of_a_target_is_kept():
+    telegram = {"chat_id": 1, "bot_token": "1:s3cret", "api_url": "https://bot.example.com"}
+    duty = {"name": "duty", "telegram": [telegram]}
+    (shown,) = alertmanager.config([duty], "/x")[0]["telegram_configs"]
+    assert shown["api_url"] == "https://bot.example.com"
+
+
+def test_every_template_that_the_configuration_calls_is_defined_in_every_language():
+    called = re.findall(r'template "([\w.]+)"', str(alertmanager.config([DUTY], "/x")))
+    folder = ROOT / "roles/alertmanager/files/templates"
+    frame = (folder / "notification.tmpl").read_text()
+    called += re.findall(r'template "([\w.]+)"', frame)
+    languages = sorted(folder.glob("words.*.tmpl"))
+    assert len(languages) == 2
+    words = [re.findall(r'define "([\w.]+)"', path.read_text()) for path in languages]
+    assert words[0] == words[1]
+    defined = {*re.findall(r'define "([\w.]+)"', frame), *words[0]}
+    assert set(called) - defined == set()
+    assert set(words[0]) - set(called) == set()
 
 
 def test_each_secret_that_the_configuration_names_is_there():
@@ -112,14 +142,18 @@ def test_each_secret_that_the_configuration_names_is_there():
         "duty-webhooks-0": "https://example.com/hook?token=s3cret",
         "duty-slack-0": "https://example.com/s3cret",
         "duty-telegram-0": "1:s3cret",
+        "duty-pagerduty-0": "0123456789abcdef0123456789s3cret",
     }
     assert alertmanager.secrets([], "") == {}
 
 
 def test_receivers_and_routes_that_are_fine():
     routes = [{"receiver": "duty", "routes": [{"matchers": ["a=b"]}]}]
-    assert alertmanager.problems([DUTY], "duty", routes) == []
-    assert alertmanager.problems([], "", []) == []
+    routes.append(
+        {"receiver": "nobody", "active_time_intervals": ["day"], "repeat_interval": "1h30m"}
+    )
+    assert alertmanager.problems([DUTY], "duty", {"alertmanager_routes": routes}, ["day"]) == []
+    assert alertmanager.problems([], "", {}) == []
 
 
 @pytest.mark.parametrize(
@@ -131,6 +165,24 @@ def test_receivers_and_routes_that_are_fine():
         ([{"name": "a", "emails": ["nobody"]}], "", [], "emails has 'nobody'"),
         ([{"name": "a", "webhooks": [{"url": "s3cret"}]}], "", [], "webhooks[0].url must be"),
         ([{"name": "a", "telegram": [{"bot_token": ""}]}], "", [], "telegram[0].bot_token must be"),
+        (
+            [{"name": "a", "telegram": [{"bot_token": "s3cret"}]}],
+            "",
+            [],
+            "telegram[0].bot_token must be",
+        ),
+        (
+            [{"name": "a", "telegram": [{"bot_token": "1:s3cret", "api_url": "example.com"}]}],
+            "",
+            [],
+            "telegram[0].api_url must be",
+        ),
+        (
+            [{"name": "a", "pagerduty": [{"routing_key": "s3cret"}]}],
+            "",
+            [],
+            "pagerduty[0].routing_key must be",
+        ),
         ([DUTY], "night", [], "alertmanager_default_receiver: there is no receiver 'night'"),
         (
             [DUTY],
@@ -138,12 +190,100 @@ def test_receivers_and_routes_that_are_fine():
             [{"routes": [{"receiver": "x"}]}],
             "alertmanager_routes: there is no receiver",
         ),
+        (
+            [DUTY],
+            "",
+            [{"routes": [{"active_time_intervals": ["night"]}]}],
+            "alertmanager_routes: active_time_intervals has 'night'",
+        ),
+        (
+            [DUTY],
+            "",
+            [{"mute_time_intervals": ["night"]}],
+            "alertmanager_routes: mute_time_intervals has 'night'",
+        ),
+        (
+            [DUTY],
+            "",
+            [{"repeat_interval": "often"}],
+            "alertmanager_routes: repeat_interval: 'often'",
+        ),
+        ([DUTY], "", [{"repeat_interval": "0s"}], "alertmanager_routes: repeat_interval: '0s'"),
     ],
 )
 def test_a_problem_is_named_without_the_secret(receivers, default, routes, expected):
-    (problem,) = alertmanager.problems(receivers, default, routes)
+    (problem,) = alertmanager.problems(receivers, default, {"alertmanager_routes": routes}, ["day"])
     assert expected in problem
     assert "s3cret" not in problem
+
+
+def test_business_hours_become_an_interval_by_the_clock_of_the_machine():
+    assert alertmanager.intervals([], {}) == []
+    (hours,) = alertmanager.intervals([], {"weekdays": ["monday:friday"]})
+    assert hours == {
+        "name": "business_hours",
+        "time_intervals": [{"location": "Local", "weekdays": ["monday:friday"]}],
+    }
+    night = {"name": "night", "time_intervals": []}
+    given, hours = alertmanager.intervals([night], HOURS)
+    assert given == night
+    assert hours["time_intervals"] == [HOURS]
+
+
+def test_times_that_are_fine():
+    night = {"name": "night", "time_intervals": [{"weekdays": ["sunday"], "months": ["1:3"]}]}
+    durations = {"alertmanager_group_wait": "10s", "alertmanager_repeat_interval": "1d12h"}
+    assert alertmanager.time_problems([night], HOURS, "Asia/Yekaterinburg", durations) == []
+    assert alertmanager.time_problems([], {}, "", {}) == []
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        ({"times": [{"start_time": 480, "end_time": "18:00"}]}, "in quotes"),
+        ({"times": [{"start_time": "08:00"}]}, "needs start_time and end_time"),
+        ({"times": [{"start_time": "8:00", "end_time": "18:00"}]}, "needs start_time and end_time"),
+        (
+            {"times": [{"start_time": "08:00", "end_time": "24:01"}]},
+            "needs start_time and end_time",
+        ),
+        ({"times": [{"start_time": "22:00", "end_time": "06:00"}]}, "Past midnight, write two"),
+        ({"weekdays": ["mo"]}, "weekdays has 'mo'"),
+        ({"weekdays": ["monday:sunday"]}, "The week begins with sunday"),
+        ({"weekdays": ["monday:tuesday:friday"]}, "weekdays has 'monday:tuesday:friday'"),
+        ({"location": "Berlin"}, "location: there is no time zone 'Berlin'"),
+        ({"day": ["monday"]}, "'day' is unknown"),
+    ],
+)
+def test_hours_that_cannot_be_are_named(hours, expected):
+    (problem,) = alertmanager.time_problems([], hours, "", {})
+    assert problem.startswith("alertmanager_business_hours: ")
+    assert expected in problem
+    night = {"name": "night", "time_intervals": [hours]}
+    (problem,) = alertmanager.time_problems([night], {}, "", {})
+    assert problem.startswith("alertmanager_time_intervals: 'night': ")
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("given", "hours", "zone", "durations", "expected"),
+    [
+        ([{"name": "business_hours"}], HOURS, "", {}, "alertmanager_time_intervals: the name 'bus"),
+        ([{}], {}, "", {}, "alertmanager_time_intervals: the name '' is missing"),
+        ([], {}, "Mars/Olympus", {}, "alertmanager_timezone: there is no time zone 'Mars/Olympus'"),
+        (
+            [],
+            {},
+            "",
+            {"alertmanager_group_wait": "10"},
+            "alertmanager_group_wait: '10' is no length",
+        ),
+        ([], {}, "", {"alertmanager_group_wait": ""}, "alertmanager_group_wait: '' is no length"),
+    ],
+)
+def test_other_problems_with_times(given, hours, zone, durations, expected):
+    (problem,) = alertmanager.time_problems(given, hours, zone, durations)
+    assert problem.startswith(expected)
 
 
 # --- asterisk_exporter
