@@ -28,6 +28,7 @@ from asterisk_exporter.journal.cdr import Place
 from asterisk_exporter.journal.cdr_csv import CsvFile
 from asterisk_exporter.journal.cdr_mysql import MysqlTable
 from asterisk_exporter.journal.cdr_postgresql import Database
+from asterisk_exporter.notifier.webhook import Url
 
 DEFAULT_PATH = Path("/etc/asterisk-exporter/asterisk-exporter.yml")
 PATH_VARIABLE = "ASTERISK_EXPORTER_CONFIG"
@@ -245,6 +246,23 @@ class QueueLog(_Section):
         return value
 
 
+class Notifier(_Section):
+    """Where missed calls are sent. ``show_last_digits``: of a caller's number; null shows all."""
+
+    url: str
+    secret_file: str = Field(default="notifier-secret", min_length=1)
+    ca_file: Optional[str] = None
+    show_last_digits: Optional[int] = Field(default=None, ge=0, le=15)
+    timeout_seconds: float = Field(default=10.0, ge=0.1, le=60)
+    state_directory: Path = Path("/var/lib/asterisk-exporter-notifier")
+
+    @field_validator("url")
+    @classmethod
+    def _fits(cls, value: str) -> str:
+        Url.parse(value)
+        return value
+
+
 class Config(_Section):
     """The whole file; every key has a default.
 
@@ -263,6 +281,7 @@ class Config(_Section):
     calls: Calls = Calls()
     queue_log: Optional[QueueLog] = None
     importer: Importer = Importer()
+    notifier: Optional[Notifier] = None
     filesystems: list[str] = ["/var/spool/asterisk"]
 
     @field_validator("filesystems")
@@ -316,6 +335,11 @@ def parse(text: str, path: Path) -> Config:
         raise ConfigError(
             f"{path}: system_name: '': expected the systemname of asterisk.conf, since cdr is set "
             "and the table may hold the records of several systems"
+        )
+    if config.notifier is not None and config.cdr is None:
+        raise ConfigError(
+            f"{path}: cdr: None: expected where the call records are, since notifier is set and "
+            "missed calls are told from them"
         )
     return config
 
@@ -402,6 +426,17 @@ def events_target(config: Config, config_path: Path) -> Optional[Target]:
         return None
     secret = read_secret(events.secret_file, "events.secret_file", config_path)
     return _target(config.ami, events.username, secret)
+
+
+def notifier(config: Config, config_path: Path) -> tuple[Notifier, str]:
+    """Return where missed calls are sent, and the secret. Raises ConfigError."""
+    found = config.notifier
+    if found is None:
+        raise ConfigError(
+            f"{config_path}: notifier: null: expected the section notifier with the url that "
+            "missed calls are sent to"
+        )
+    return found, read_secret(found.secret_file, "notifier.secret_file", config_path)
 
 
 def call_records(config: Config, config_path: Path) -> Optional[Place]:

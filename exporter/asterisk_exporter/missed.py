@@ -39,14 +39,14 @@ FIELDS = (
     "outstanding",
 )
 # contact holds the latest conversation with a number, so one row tells whether there was any since
-_CALLS = """
+_SELECT = """
     SELECT missed.linkedid, missed.caller, missed.number, missed.at, missed.dialled,
-           missed.destination, missed.reason, missed.wait, contact.at, contact.direction
+           missed.destination, missed.reason, missed.wait, contact.at, contact.direction, missed.id
     FROM missed
     LEFT JOIN contact ON contact.number = missed.number AND contact.at >= missed.ended
-    WHERE missed.at >= ?
-    ORDER BY missed.at, missed.linkedid
 """
+_CALLS = f"{_SELECT} WHERE missed.at >= ? ORDER BY missed.at, missed.linkedid"
+_DECIDED = f"{_SELECT} WHERE missed.id > ? AND missed.ended >= ? ORDER BY missed.id LIMIT ?"
 _SPOKEN = {"inbound": "got through", "outbound": "called back"}
 _DIGITS = re.compile(r"\+[0-9]+")
 # Also behind a separator: where a spreadsheet's list separator is not ours, it cuts cells there.
@@ -89,8 +89,20 @@ def missed_calls(db: sqlite3.Connection, since: datetime, zone: tzinfo | None) -
     return [_call(row, zone) for row in db.execute(_CALLS, (since.timestamp(),))]
 
 
+def decided_after(
+    db: sqlite3.Connection, last: int, ended_since: float, zone: tzinfo | None, limit: int
+) -> list[tuple[int, MissedCall]]:
+    """Return the ids, and the calls, that were decided after the one with the id ``last``.
+
+    In the order in which they were decided; only calls that ended at ``ended_since`` (Unix time)
+    or later. Raises sqlite3.Error.
+    """
+    rows = db.execute(_DECIDED, (last, ended_since, limit))
+    return [(row[-1], _call(row, zone)) for row in rows]
+
+
 def _call(row: Sequence[Any], zone: tzinfo | None) -> MissedCall:
-    linkedid, caller, number, at, dialled, destination, reason, wait, spoken_at, direction = row
+    linkedid, caller, number, at, dialled, destination, reason, wait, spoken_at, direction, _ = row
     return MissedCall(
         linkedid=linkedid,
         caller=WITHHELD if number is None and caller.lower() in _NO_NUMBERS else caller,

@@ -32,7 +32,7 @@ def state(tmp_path):
     change = Change("test", None)
     missed = ("+493012345", "493012345", "+493099999", "support", "abandoned", 30)
     change.run(
-        "INSERT INTO missed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO missed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             ("old", AT - 86_400, AT - 86_300, *missed),
             ("new", AT, AT + 60, *missed),

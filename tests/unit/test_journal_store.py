@@ -142,6 +142,66 @@ def test_rows_change_with_the_counters(tmp_path):
     store.close()
 
 
+LAYOUT_1 = """
+CREATE TABLE counter (
+    name TEXT NOT NULL, labels TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (name, labels)
+) WITHOUT ROWID;
+CREATE TABLE missed (
+    linkedid TEXT NOT NULL PRIMARY KEY, at REAL NOT NULL, ended REAL NOT NULL,
+    caller TEXT NOT NULL, number TEXT, dialled TEXT NOT NULL, destination TEXT NOT NULL,
+    reason TEXT NOT NULL, wait INTEGER
+) WITHOUT ROWID;
+CREATE INDEX missed_at ON missed (at);
+INSERT INTO counter VALUES ('records', '["BUSY"]', 7);
+INSERT INTO missed VALUES ('a', 5, 30, '+1', '1', '2', 'sales', 'abandoned', 25);
+INSERT INTO missed VALUES ('b', 1, 20, '', NULL, '2', 'sales', 'timeout', NULL);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_the_first_layout_is_taken_over(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        db.executescript(LAYOUT_1)
+    for _ in range(2):
+        store = JournalStore(tmp_path)
+        assert store.values("records") == {("BUSY",): 7}
+        assert store.rows("SELECT * FROM missed ORDER BY id") == [
+            (1, "b", 1, 20, "", None, "2", "sales", "timeout", None),
+            (2, "a", 5, 30, "+1", "1", "2", "sales", "abandoned", 25),
+        ]
+        assert store.rows("SELECT name FROM sqlite_master WHERE name LIKE 'missed%'") == [
+            ("missed",),
+            ("missed_at",),
+        ]
+        store.close()
+
+
+def test_taking_over_is_all_or_nothing(tmp_path):
+    path = tmp_path / FILE_NAME
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        # a table in the way of the new one
+        db.executescript(LAYOUT_1 + "CREATE TABLE missed_1 (id INTEGER);")
+    with pytest.raises(JournalStoreError, match="missed_1"):
+        JournalStore(tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM missed").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'missed_at'").fetchall()
+
+
+def test_every_journal_has_an_identity_of_its_own(tmp_path):
+    def identity(name):
+        store = JournalStore(tmp_path / name)
+        try:
+            ((found,),) = store.rows("SELECT id FROM identity")
+            return found
+        finally:
+            store.close()
+
+    assert identity("a") == identity("a")
+    assert identity("a") != identity("b")
+
+
 def test_reading_a_state_that_is_not_there(tmp_path):
     with pytest.raises(JournalStoreError, match="cannot read"), read_only(tmp_path):
         pass

@@ -13,7 +13,7 @@ from asterisk_exporter import config, missed
 from asterisk_exporter.cli import main, terminal
 from asterisk_exporter.journal.store import Change, JournalStore, read_only
 
-MISSED = "INSERT INTO missed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+MISSED = "INSERT INTO missed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 CONTACT = "INSERT INTO contact VALUES (?, ?, ?)"
 #: 2026-01-02 10:00 UTC, 11:00 in Berlin
 AT = datetime(2026, 1, 2, 10, tzinfo=timezone.utc).timestamp()

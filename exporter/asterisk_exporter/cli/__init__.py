@@ -15,6 +15,7 @@ COMMANDS = {
     "cdr": "asterisk_exporter.cli.cdr:cdr",
     "check": "asterisk_exporter.cli.check:check",
     "missed": "asterisk_exporter.cli.missed:missed_command",
+    "notify": "asterisk_exporter.cli.notify:notify",
     "queues": "asterisk_exporter.cli.queues:queues_command",
     "serve": "asterisk_exporter.cli.serve:serve",
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable
+from typing import Any, Callable, Union
 
 import click
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -33,9 +33,12 @@ from asterisk_exporter.journal.ledger import CallLedger
 from asterisk_exporter.journal.queue_log_source import QueueLogSource
 from asterisk_exporter.journal.runner import Journal, SourceError
 from asterisk_exporter.journal.store import JournalStore, JournalStoreError
+from asterisk_exporter.notifier.metrics import NotifierCollector
 from asterisk_exporter.scrape import AsteriskCollector
 
 LOG_EVERY_SECONDS = 5.0
+
+_Background = Union[Journal, EventCollector, NotifierCollector]
 
 log = logging.getLogger("asterisk_exporter")
 
@@ -84,7 +87,11 @@ def serve(
     GCCollector(registry=registry)
     registry.register(_collector(settings, session, journals))
     registry.register(FilesystemCollector(settings.filesystems))
-    background: list[Journal | EventCollector] = [*journals.all]
+    background: list[_Background] = [*journals.all]
+    if settings.notifier is not None:
+        state_directory = settings.notifier.state_directory
+        background.append(watch := NotifierCollector(settings.state_directory, state_directory))
+        registry.register(watch)
     if events_target is not None:
         background.append(events := EventCollector(events_target))
         registry.register(events)
@@ -228,9 +235,7 @@ def _collector(
     )
 
 
-def _serve_until_told(
-    server: Any, background: Sequence[Journal | EventCollector], where: str
-) -> None:
+def _serve_until_told(server: Any, background: Sequence[_Background], where: str) -> None:
     told = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -62,10 +62,14 @@ INSERT INTO contact (number, at, direction) VALUES (?, ?, ?)
 ON CONFLICT (number) DO UPDATE SET at = excluded.at, direction = excluded.direction
 WHERE (excluded.at, excluded.direction) > (contact.at, contact.direction)
 """
+# a call that is decided again keeps its id: it is notified once
 _MISSED = """
-INSERT OR REPLACE INTO missed
-    (linkedid, at, ended, caller, number, dialled, destination, reason, wait)
+INSERT INTO missed (linkedid, at, ended, caller, number, dialled, destination, reason, wait)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (linkedid) DO UPDATE SET
+    at = excluded.at, ended = excluded.ended, caller = excluded.caller, number = excluded.number,
+    dialled = excluded.dialled, destination = excluded.destination, reason = excluded.reason,
+    wait = excluded.wait
 """
 _OUTSTANDING = """
 SELECT destination, count(*), min(ended) FROM missed LEFT JOIN contact USING (number)

@@ -25,8 +25,8 @@ Key = tuple[str, tuple[str, ...]]
 
 FILE_NAME = "journal.sqlite"
 #: PRAGMA user_version of this layout.
-VERSION = 1
-_SCHEMA = f"""
+VERSION = 2
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS counter (
     name TEXT NOT NULL, labels TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (name, labels)
 ) WITHOUT ROWID;
@@ -63,19 +63,37 @@ CREATE INDEX IF NOT EXISTS leg_linkedid ON leg (linkedid);
 CREATE TABLE IF NOT EXISTS decided (
     linkedid TEXT NOT NULL PRIMARY KEY, at REAL NOT NULL
 ) WITHOUT ROWID;
+-- id: the order in which calls were decided; never used again, though its call is forgotten.
 -- number: what callers are compared by (their last digits); NULL when withheld.
 CREATE TABLE IF NOT EXISTS missed (
-    linkedid TEXT NOT NULL PRIMARY KEY, at REAL NOT NULL, ended REAL NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    linkedid TEXT NOT NULL UNIQUE, at REAL NOT NULL, ended REAL NOT NULL,
     caller TEXT NOT NULL, number TEXT, dialled TEXT NOT NULL, destination TEXT NOT NULL,
     reason TEXT NOT NULL, wait INTEGER
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS missed_at ON missed (at);
+-- Tells this file from another that was begun in its place, whose ids mean other calls.
+CREATE TABLE IF NOT EXISTS identity (id TEXT NOT NULL);
+INSERT INTO identity
+    SELECT lower(hex(randomblob(16))) WHERE NOT EXISTS (SELECT 1 FROM identity);
 -- When somebody last spoke with a number, and who called whom: 'inbound' or 'outbound'.
 CREATE TABLE IF NOT EXISTS contact (
     number TEXT NOT NULL PRIMARY KEY, at REAL NOT NULL, direction TEXT NOT NULL
 ) WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
 """
+#: Before and after _SCHEMA: in layout 1, missed calls had no order.
+_UPGRADE = (
+    """
+DROP INDEX IF EXISTS missed_at;
+ALTER TABLE missed RENAME TO missed_1;
+""",
+    """
+INSERT INTO missed (linkedid, at, ended, caller, number, dialled, destination, reason, wait)
+    SELECT linkedid, at, ended, caller, number, dialled, destination, reason, wait
+    FROM missed_1 ORDER BY ended, linkedid;
+DROP TABLE missed_1;
+""",
+)
 
 #: Made once: json.dumps() makes one for each call, in a history's millions.
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -177,7 +195,9 @@ class JournalStore:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             if version < VERSION:
-                db.executescript(_SCHEMA)
+                before, after = _UPGRADE if version == 1 else ("", "")
+                ours = f"PRAGMA user_version = {VERSION};"
+                db.executescript(f"BEGIN IMMEDIATE;{before}{_SCHEMA}{after}{ours}COMMIT;")
             for name, labels, value in db.execute("SELECT name, labels, value FROM counter"):
                 self._values.setdefault(name, {})[tuple(json.loads(labels))] = value
         except _UnusableFileError:
