@@ -15,7 +15,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 #: An en dash: there is nothing to tell.
 NOTHING = "\u2013"

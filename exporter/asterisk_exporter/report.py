@@ -16,11 +16,7 @@ from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.collectors.base import DEVICE_STATES
 from asterisk_exporter.collectors.queues import Queue
 from asterisk_exporter.health import Health
-
-
-def clean(text: str) -> str:
-    """Return text without control characters: names come from a PBX and go to a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+from asterisk_exporter.text import clean
 
 
 def first_line(health: Health) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from asterisk_exporter.collectors.queues import Queue
 from asterisk_exporter.journal.store import JournalStoreError, read_only
 from asterisk_exporter.journal.visits import folded
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 #: An en dash: there is no such figure.
 NOTHING = "\u2013"

@@ -30,18 +30,17 @@ from asterisk_exporter import config
 from asterisk_exporter.cli import main
 from asterisk_exporter.journal.store import FILE_NAME, Change, JournalStore
 from asterisk_exporter.missed import MissedCall
-from asterisk_exporter.notifier import delivery, event
+from asterisk_exporter.notifier import event
 from asterisk_exporter.notifier.delivery import (
     REFUSED_TRIES,
     Notifier,
     Place,
-    State,
-    StateError,
-    StateFile,
     Writer,
     wait_seconds,
 )
 from asterisk_exporter.notifier.metrics import NotifierCollector
+from asterisk_exporter.notifier.state import FILE_NAME as STATE
+from asterisk_exporter.notifier.state import State, StateError, StateFile
 from asterisk_exporter.notifier.webhook import (
     LONGEST_ANSWER,
     Answer,
@@ -794,7 +793,7 @@ def test_without_call_records_there_is_nothing_to_notify_of(tmp_path):
     "content", ["", "[]", "{}", "nonsense", '{"since": "x"}', '{"since": 1, "journal": 5}']
 )
 def test_a_damaged_state_is_not_taken_for_none(tmp_path, content):
-    (tmp_path / delivery.FILE_NAME).write_text(content)
+    (tmp_path / STATE).write_text(content)
     with pytest.raises(StateError, match=r"is damaged .*Move it away"):
         StateFile(tmp_path).load()
 
@@ -856,7 +855,7 @@ def test_metrics_of_what_cannot_be_read(pbx, crm, caplog):
     collector = NotifierCollector(pbx.journal, pbx.state)
     pbx.started(crm.url)
     pbx.miss()
-    (pbx.state / delivery.FILE_NAME).write_text("nonsense")
+    (pbx.state / STATE).write_text("nonsense")
     for _ in range(2):
         assert samples(collector)["asterisk_notifier_pending_calls"] == 1
     assert caplog.text.count("is damaged") == 1

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from asterisk_exporter import config, importer, quality
 from asterisk_exporter.cli.common import config_option, since_option, stop
 from asterisk_exporter.journal.cdr_postgresql import explain
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 
 @click.group()

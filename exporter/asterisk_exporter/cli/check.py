@@ -12,6 +12,7 @@ import click
 from asterisk_exporter import config, health, report
 from asterisk_exporter.api import ask_health
 from asterisk_exporter.cli.common import config_option
+from asterisk_exporter.text import clean
 
 
 class NagiosCommand(click.Command):
@@ -97,7 +98,7 @@ def check(  # noqa: PLR0913 - one parameter an option
         target = config.target(settings.model_copy(update={"ami": ami}), path)
         database = config.call_records(settings, path)
     except config.ConfigError as unusable:
-        click.echo(f"ASTERISK UNKNOWN - {report.clean(' '.join(str(unusable).splitlines()))}")
+        click.echo(f"ASTERISK UNKNOWN - {clean(' '.join(str(unusable).splitlines()))}")
         sys.exit(int(health.Status.UNKNOWN))
     thresholds = health.Thresholds(endpoints_ok, endpoints_warning, max_wait)
     found, error = ask_health(target, timeout, thresholds, database, settings.system_name)

@@ -17,14 +17,8 @@ from asterisk_exporter.cli.common import config_option, stop
 from asterisk_exporter.cli.terminal import json_text
 from asterisk_exporter.journal.store import JournalStoreError
 from asterisk_exporter.notifier import event
-from asterisk_exporter.notifier.delivery import (
-    Notifier,
-    Place,
-    StateError,
-    StateFile,
-    Writer,
-    first_state,
-)
+from asterisk_exporter.notifier.delivery import Notifier, Place, Writer
+from asterisk_exporter.notifier.state import StateError, StateFile, first_state
 from asterisk_exporter.notifier.webhook import Url, Webhook, WebhookError
 
 #: How long the call that is under way may take when told to end.

@@ -21,7 +21,7 @@ from asterisk_exporter.cli.common import config_option, stop
 from asterisk_exporter.cli.terminal import console, fits, json_text
 from asterisk_exporter.collectors.queues import queues as queues_in
 from asterisk_exporter.journal.store import JournalStoreError
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 TIMEOUT_SECONDS = 5.0
 REFRESH_SECONDS = 2.0

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from asterisk_exporter.collectors import Family
 from asterisk_exporter.journal.store import JournalStoreError, read_only
-from asterisk_exporter.notifier.delivery import State, StateError, StateFile, first_state, follow
+from asterisk_exporter.notifier.state import State, StateError, StateFile, first_state, follow
 
 REFRESH_SECONDS = 5.0
 _PENDING = "SELECT count(*), min(ended) FROM missed WHERE id > ? AND ended >= ?"

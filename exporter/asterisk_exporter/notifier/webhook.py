@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from asterisk_exporter import __version__
 from asterisk_exporter.ami.client import Deadline
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 #: Of an answer, so much is read at most, and so much is shown.
 LONGEST_ANSWER = 65_536
