@@ -198,7 +198,7 @@ def test_check_config(config_file, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_ends_cleanly_within_a_second(serve, config_file, ami_server, behave, number):
-    served = serve(config_file(ami_server(behave("busy")).port))
+    served = serve(config_file(ami_server(behave("busy")).port, "filesystems: []"))
     assert served.value("asterisk_up") == 1
     assert served.value("process_open_fds") > 0
     began = time.monotonic()
