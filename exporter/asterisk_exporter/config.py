@@ -263,6 +263,19 @@ class Notifier(_Section):
         return value
 
 
+class Wallboard(_Section):
+    """The page ``/wallboard``. ``enabled`` null: only where ``listen.address`` is loopback.
+
+    ``objective_percent``: below it a service level is marked. ``title``: what is on top; empty, the
+    system's name.
+    """
+
+    enabled: Optional[bool] = None
+    title: str = ""
+    language: Literal["en", "ru"] = "en"
+    objective_percent: float = Field(default=80.0, gt=0, le=100)
+
+
 class Config(_Section):
     """The whole file; every key has a default.
 
@@ -283,6 +296,7 @@ class Config(_Section):
     importer: Importer = Importer()
     notifier: Optional[Notifier] = None
     filesystems: list[str] = ["/var/spool/asterisk"]
+    wallboard: Wallboard = Wallboard()
 
     @field_validator("filesystems")
     @classmethod

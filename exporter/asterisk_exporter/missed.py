@@ -9,13 +9,13 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, tzinfo
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
+from datetime import datetime, time, tzinfo
+from typing import TYPE_CHECKING, Any
 
 from asterisk_exporter.text import clean
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: An en dash: there is nothing to tell.
 NOTHING = "\u2013"
@@ -101,6 +101,12 @@ def decided_after(
     return [(row[-1], _call(row, zone)) for row in rows]
 
 
+def midnight(at: datetime, zone: tzinfo | None) -> datetime:
+    """Return the beginning of the day of ``at`` in the zone; None is this system's."""
+    start = datetime.combine(at.date(), time())
+    return start.replace(tzinfo=zone) if zone is not None else start.astimezone()
+
+
 def _call(row: Sequence[Any], zone: tzinfo | None) -> MissedCall:
     linkedid, caller, number, at, dialled, destination, reason, wait, spoken_at, direction, _ = row
     return MissedCall(
@@ -165,6 +171,10 @@ def safe_cell(text: str) -> str:
 
 def table(calls: Sequence[MissedCall], narrow: bool = False) -> Table:
     """Return the calls for people, newest last; ``narrow`` fits 80 columns, in two lines a call."""
+    # the service never needs them, and they take megabytes
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     found = Table(show_lines=narrow)
     columns = _NARROW if narrow else _WIDE
     for parts in columns:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Callable, Union
-
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 from asterisk_exporter.collectors.queues import Queue
 from asterisk_exporter.journal.store import JournalStoreError, read_only
 from asterisk_exporter.journal.visits import folded
 from asterisk_exporter.text import clean
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: An en dash: there is no such figure.
 NOTHING = "\u2013"
@@ -227,6 +227,10 @@ def tables(queues: Sequence[QueueSummary], last: QueueSummary, narrow: bool) -> 
 
 
 def _table(rows: Sequence[QueueSummary], columns: Sequence[_Column]) -> Table:
+    # the service never needs them, and they take megabytes
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     found = Table()
     found.add_column("Queue", overflow="fold")
     for heading, _ in columns:

@@ -1,42 +1,63 @@
-"""The HTTP side: ``/metrics``, ``/-/healthy`` and a landing page."""
+"""The HTTP side: ``/metrics``, ``/-/healthy`` and the pages."""
 
 from __future__ import annotations
 
 import socket
 import socketserver
-from collections.abc import Iterable
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Callable
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
 
-from asterisk_exporter import __version__
-
 #: A client that sends nothing for so long is closed.
 CLIENT_TIMEOUT_SECONDS = 10
-_LANDING = f"""<!DOCTYPE html>
-<html lang="en"><head><title>Asterisk exporter</title></head>
-<body><h1>Asterisk exporter {__version__}</h1>
-<ul><li><a href="/metrics">Metrics</a></li><li><a href="/-/healthy">Health</a></li></ul>
-</body></html>
-""".encode()
+#: By name, what the address asks for behind the question mark.
+Query = Mapping[str, list[str]]
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def make_app(registry: CollectorRegistry) -> WsgiApp:
-    """Return the WSGI application."""
+@dataclass(frozen=True)
+class Page:
+    """An answer. ``policy`` is its Content-Security-Policy."""
+
+    text: str
+    status: str = "200 OK"
+    content_type: str = "text/html; charset=utf-8"
+    policy: str = "default-src 'none'"
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What goes before it: nobody keeps it, nothing from elsewhere runs in it."""
+        return [
+            ("Content-Type", self.content_type),
+            ("Cache-Control", "no-store"),
+            ("Content-Security-Policy", self.policy),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+        ]
+
+
+def plain(text: str, status: str = "200 OK") -> Page:
+    """Return a page of plain text."""
+    return Page(text, status, "text/plain; charset=utf-8")
+
+
+def make_app(
+    registry: CollectorRegistry, pages: Mapping[str, Callable[[Query], Page]] | None = None
+) -> WsgiApp:
+    """Return the WSGI application; ``pages`` by path, each made anew for who asks."""
     metrics: WsgiApp = make_wsgi_app(registry)
-    pages = {
-        "/": ("text/html; charset=utf-8", _LANDING),
-        "/-/healthy": ("text/plain; charset=utf-8", b"OK\n"),
-    }
+    known = {"/-/healthy": lambda _: plain("OK\n"), **(pages or {})}
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", ""), environ.get("REQUEST_METHOD", "GET")
         text = ("Content-Type", "text/plain; charset=utf-8")
-        if path not in pages and path != "/metrics":
+        if path not in known and path != "/metrics":
             start_response("404 Not Found", [text])
             return [b"Not found. Try /metrics.\n"]
         if method not in ("GET", "HEAD"):
@@ -48,9 +69,9 @@ def make_app(registry: CollectorRegistry) -> WsgiApp:
             asked = {**environ, "REQUEST_METHOD": "GET", "HTTP_ACCEPT": "text/plain"}
             body = metrics(asked, start_response)
         else:
-            content_type, page = pages[path]
-            start_response("200 OK", [("Content-Type", content_type)])
-            body = [page]
+            page = known[path](urllib.parse.parse_qs(environ.get("QUERY_STRING", "")))
+            start_response(page.status, page.headers)
+            body = [page.text.encode()]
         return [] if method == "HEAD" else body
 
     return app
@@ -78,7 +99,12 @@ class _Handler(WSGIRequestHandler):
         """Log nothing per request."""
 
 
-def listen(registry: CollectorRegistry, address: str, port: int) -> WSGIServer:
+def listen(
+    registry: CollectorRegistry,
+    address: str,
+    port: int,
+    pages: Mapping[str, Callable[[Query], Page]] | None = None,
+) -> WSGIServer:
     """Return the bound server; call ``serve_forever``. Raises OSError."""
     kind = _Server6 if ":" in address else _Server
-    return make_server(address, port, make_app(registry), kind, _Handler)
+    return make_server(address, port, make_app(registry, pages), kind, _Handler)

@@ -92,6 +92,8 @@ def test_zone():
         ('ami: {username: "a\\nb"}', ["ami.username", "a\\nb"]),
         ("filesystems: [spool]", ["filesystems", "'spool'", "absolute paths, each once"]),
         ("filesystems: [/a, /a]", ["filesystems", "'/a'", "absolute paths, each once"]),
+        ("wallboard: {objective_percent: 0}", ["wallboard.objective_percent", "greater than 0"]),
+        ("wallboard: {language: de}", ["wallboard.language", "'de'", "'en' or 'ru'"]),
         ("- a\n- b", ["expected keys and values", "list"]),
         ("a: [", ["not YAML", "line"]),
         ("1: x", ["every key must be a text"]),

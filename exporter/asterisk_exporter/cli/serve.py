@@ -17,7 +17,7 @@ from typing import Any, Callable, Union
 import click
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
-from asterisk_exporter import __version__, config, web
+from asterisk_exporter import __version__, config, pages, web
 from asterisk_exporter.ami.client import Deadline
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
@@ -33,6 +33,7 @@ from asterisk_exporter.journal.ledger import CallLedger
 from asterisk_exporter.journal.queue_log_source import QueueLogSource
 from asterisk_exporter.journal.runner import Journal, SourceError
 from asterisk_exporter.journal.store import JournalStore, JournalStoreError
+from asterisk_exporter.live import Live
 from asterisk_exporter.notifier.metrics import NotifierCollector
 from asterisk_exporter.scrape import AsteriskCollector
 
@@ -96,8 +97,9 @@ def serve(
         background.append(events := EventCollector(events_target))
         registry.register(events)
     where = (address or settings.listen.address, port or settings.listen.port)
+    live = Live(AmiSession(target), settings, journals.all)
     try:
-        server = web.listen(registry, *where)
+        server = web.listen(registry, *where, pages.all_pages(settings, where[0], live))
     except OSError as error:
         stop(
             f"cannot listen on {where[0]}:{where[1]}: {error.strerror}. Look at listen.address and "
@@ -106,6 +108,7 @@ def serve(
         )
     _serve_until_told(server, background, f"{where[0]}:{where[1]}")
     session.close()
+    live.close()
     if journals.store is not None:
         journals.store.close()
 

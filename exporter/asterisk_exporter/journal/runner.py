@@ -101,6 +101,16 @@ class Journal:
         """The value of the label ``collector``."""
         return self.source.name
 
+    @property
+    def ok(self) -> bool:
+        """Whether its records have been read a moment ago."""
+        with self._state:
+            return self._reads(time.monotonic() - self._ok_at)
+
+    def _reads(self, silent: float) -> bool:
+        # a source that hangs is neither ok nor failed: it is late
+        return bool(self._ok) and silent < 3 * self._poll_seconds + 5
+
     def start(self) -> None:
         """Start polling."""
         self._thread.start()
@@ -189,8 +199,7 @@ class Journal:
         last.add_metric([self.name], self.source.last_record)
         with self._state:
             silent = time.monotonic() - self._ok_at
-            # a source that hangs is neither ok nor failed: it is late
-            ok = bool(self._ok) and silent < 3 * self._poll_seconds + 5
+            ok = self._reads(silent)
             lag.add_metric([self.name], self._lag if ok else silent)
             return ok, self._duration, [*self.source.families(), *own]
 
