@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (Russian is checked here)
 """The alert rules against series made up for each case; promtool comes with the lab machine."""
 
 from __future__ import annotations
@@ -25,9 +26,16 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: What one alert says in Russian of 3725 seconds.
+RUSSIAN = {
+    "summary": "Очередь support: звонящий ждёт уже 1 ч 2 мин 5 с (pbx1)",
+    "description": "Дольше всех в очереди support ждут 1 ч 2 мин 5 с; сейчас в ожидании: 4.",
+    "action": "На АТС выполните: asterisk-exporter queues (кто ждёт и кто может ответить)",
+}
 
-def filters() -> ModuleType:
-    path = ROLE / "filter_plugins/prometheus_rules.py"
+
+def filters(name: str = "prometheus_rules") -> ModuleType:
+    path = ROLE / f"filter_plugins/{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -43,6 +51,19 @@ def generated(**settings: Any) -> str:
     return yaml.safe_dump({"groups": groups}, sort_keys=False)
 
 
+def in_russian() -> str:
+    """Return all rules of the role as it renders them with prometheus_alert_language: ru."""
+    translation = yaml.safe_load((ROLE / "files/translations/ru.yml").read_text(encoding="utf-8"))
+    groups = [
+        group
+        for path in sorted((ROLE / "files/rules").glob("*.yml"))
+        for group in filters("prometheus_translations").translated(
+            filters().rendered(path.read_text(encoding="utf-8"), path.name, {}), translation
+        )
+    ]
+    return yaml.safe_dump({"groups": groups}, allow_unicode=True, sort_keys=False)
+
+
 @pytest.fixture(scope="module")
 def work(lab: Lab) -> Iterator[str]:
     """A folder on the lab machine with the rules, their tests, and generated thresholds."""
@@ -56,6 +77,7 @@ def work(lab: Lab) -> Iterator[str]:
     )
     for name, settings in THRESHOLDS.items():
         lab.run(f"cat >{folder}/tests/rules/{name}", stdin=generated(**settings))
+    lab.run(f"cat >{folder}/tests/rules/russian.yml", stdin=in_russian())
     yield folder
     lab.run(f"rm -rf {folder}")
 
@@ -72,3 +94,45 @@ def test_rules_have_no_lint(lab: Lab, work: str) -> None:
     checked = lab.run(f"cd {work}/tests/rules && {check} {files} 2>&1")
     rules = len(list((ROLE / "files/rules").glob("*.yml")))
     assert checked.count("SUCCESS") == rules + len(THRESHOLDS)
+
+
+def test_the_rules_in_russian_are_as_good(lab: Lab, work: str) -> None:
+    folder = f"{work}/tests/rules"
+    lab.run(f"promtool check rules --lint=all --lint-fatal {folder}/russian.yml 2>&1")
+    labels = '{job="asterisk",instance="pbx1",queue="support"}'
+    series = {
+        "asterisk_queue_longest_wait_seconds": 3725,
+        "queue:asterisk_queue_longest_wait_threshold:seconds": 60,
+        "asterisk_queue_callers": 4,
+    }
+    test = {
+        "rule_files": ["russian.yml"],
+        "tests": [
+            {
+                "interval": "15s",
+                "input_series": [
+                    {"series": name + labels, "values": f"{value}x8"}
+                    for name, value in series.items()
+                ],
+                "alert_rule_test": [
+                    {
+                        "eval_time": "1m",
+                        "alertname": "QueueWaitLong",
+                        "exp_alerts": [
+                            {
+                                "exp_labels": {
+                                    "severity": "warning",
+                                    "job": "asterisk",
+                                    "instance": "pbx1",
+                                    "queue": "support",
+                                },
+                                "exp_annotations": RUSSIAN,
+                            }
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    lab.run(f"cat >{folder}/russian_test.yml", stdin=yaml.safe_dump(test))
+    assert "SUCCESS" in lab.run(f"promtool test rules {folder}/russian_test.yml 2>&1")

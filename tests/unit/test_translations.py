@@ -1,0 +1,98 @@
+# ruff: noqa: RUF001 (Russian is checked here)
+"""The alerts' texts in Russian say of what the English ones say, with the same figures."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/prometheus"
+TRANSLATION = yaml.safe_load((ROLE / "files/translations/ru.yml").read_text())
+TEXTS = ("summary", "description", "action")
+TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+# Names and commands that are written in Latin letters in Russian, too.
+LATIN = re.compile(
+    r"Alertmanager|Asterisk|Prometheus|AMI|CDR|SIP|TLS"
+    r"|asterisk-exporter( missed( --outstanding)?| queues| check)?"
+    r"|journalctl -u [a-z-]+ --since -15min"
+    r'|asterisk -rx "queue pause member +queue +"'
+)
+
+
+def rules():
+    """Return every alert rule by its key in the translation; a severity more is no other text."""
+    return {
+        (
+            f"{rule['alert']}/{window}"
+            if (window := rule["labels"].get("window"))
+            else rule["alert"]
+        ): rule
+        for path in sorted((ROLE / "files/rules").glob("*.yml"))
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+
+
+RULES = rules()
+
+
+def load():
+    path = ROLE / "filter_plugins/prometheus_translations.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def used(text):
+    """Return labels, values and quoted texts (queries among them) in the templates of a text."""
+    pattern = r'\$labels\.\w+|\$value|"[^"]*"'
+    return {found for part in TEMPLATE.findall(text) for found in re.findall(pattern, part)}
+
+
+def test_nothing_is_translated_that_is_not_there():
+    assert set(TRANSLATION["alerts"]) <= set(RULES)
+
+
+@pytest.mark.parametrize("alert", sorted(TRANSLATION["alerts"]))
+def test_a_translation_has_all_texts_in_russian_with_the_same_figures(alert):
+    english, russian = RULES[alert]["annotations"], TRANSLATION["alerts"][alert]
+    assert set(russian) == set(TEXTS)
+    for name in TEXTS:
+        plain = TEMPLATE.sub(" ", russian[name])
+        assert re.search("[а-яё]{3}", plain), name
+        assert re.findall("[A-Za-z]+", LATIN.sub("", plain)) == [], name
+        assert used(russian[name]) == used(english[name]), name
+        # As the English texts are tested to be: one line.
+        assert "\n" not in russian[name].strip()
+
+
+def test_a_rule_gets_its_texts_and_keeps_the_rest():
+    group = {"name": "g", "interval": "1m"}
+    record = {"record": "a:b:c", "expr": "1"}
+    ours = {
+        "alert": "QueueServiceLevelBurn",
+        "expr": "1",
+        "labels": {"window": "6h"},
+        "annotations": {"summary": "English", "runbook_url": "http://x"},
+    }
+    other = {"alert": "Own", "expr": "1", "annotations": {"summary": "Own"}}
+    groups = [{**group, "rules": [record, ours, other]}]
+    (made,) = load().translated(groups, TRANSLATION)
+    assert made["interval"] == "1m"
+    assert made["rules"][0] == record
+    assert made["rules"][2] == other
+    assert "последние 6 часов" in made["rules"][1]["annotations"]["description"]
+    assert made["rules"][1]["annotations"]["runbook_url"] == "http://x"
+    assert load().translated(groups, {}) == groups
+
+
+def test_units_of_durations_are_russian():
+    ours = {"alert": "QueueWaitLong", "annotations": {}}
+    ((made,),) = (g["rules"] for g in load().translated([{"rules": [ours]}], TRANSLATION))
+    for text in ("summary", "description"):
+        assert '| humanizeDuration | reReplaceAll "([0-9])d" "$1 дн"' in made["annotations"][text]
+    assert "humanizeDuration }}" not in str(made)
