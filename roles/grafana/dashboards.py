@@ -67,6 +67,19 @@ def today(metric: str, by: str, labels: str = PBX) -> str:
     return f"sum by ({by}) (increase({metric}{{{labels}}}[$__range]))"
 
 
+def from_nothing(metric: str, by: str, labels: str = PBX) -> str:
+    """Return the same for a counter that appears with its first event, which increase() misses.
+
+    A series that was not there when the time range began, though its exporter was, is all of it.
+    """
+    series = f"{metric}{{{labels}}}"
+    return (
+        f"sum by ({by}) (({series} unless {series} offset $__range)"
+        f" and on (job, instance) asterisk_up{{{PBX}}} offset $__range"
+        f" or increase({series}[$__range]))"
+    )
+
+
 def per_hour(metric: str, by: str, labels: str = PBX) -> str:
     """Return how much a counter grows an hour."""
     return f"sum by ({by}) (rate({metric}{{{labels}}}[$__rate_interval])) * 3600"
@@ -731,6 +744,10 @@ def overview() -> dashboard.Dashboard:
     )
 
 
+# The windows of the alert QueueServiceLevelBurn.
+BURN_WINDOWS = ("1h", "6h", "3d")
+
+
 def queues() -> dashboard.Dashboard:
     """Build the page of queues and their service level."""
     by = "instance, queue"
@@ -795,8 +812,11 @@ def queues() -> dashboard.Dashboard:
         ),
         series(
             "Longest wait",
-            "How long the first of the waiting callers has waited; 0 when nobody waits.",
+            "How long the first of the waiting callers has waited, 0 when nobody waits; dashed,"
+            " when QueueWaitLong fires.",
             Query(f"max by ({by}) (asterisk_queue_longest_wait_seconds{{{QUEUE}}})", legend),
+            Query(recorded("longest_wait_threshold:seconds"), f"alert in {legend}"),
+            dashed="^alert",
             unit="s",
             size=(8, 8),
         ),
@@ -847,7 +867,7 @@ def queues() -> dashboard.Dashboard:
             Query(recorded("service_level_budget_remaining:ratio30d"), legend),
             steps=[(None, BAD), (0, WARN), (0.25, GOOD)],
             low=-1,
-            size=(8, 8),
+            size=(6, 8),
         ),
         series(
             "How fast the error budget burns",
@@ -859,10 +879,28 @@ def queues() -> dashboard.Dashboard:
                     f" / (1 - {recorded('service_level_objective:ratio')})",
                     f"{window}: {legend}",
                 )
-                for window in ("1h", "6h", "3d")
+                for window in BURN_WINDOWS
             ],
+            steps=[(None, "transparent"), (1, WARN)],
+            size=(9, 8),
+        ),
+        series(
+            "How near the alerts on it are",
+            "Share of calls not answered in time / share at which QueueServiceLevelBurn fires. It"
+            " fires at 100 % if enough calls were offered and a shorter window is at 100 %, too.",
+            *[
+                Query(
+                    f"(1 - {recorded(f'service_level:ratio_rate{window}')})"
+                    " / on (job, instance, queue)"
+                    " queue:asterisk_queue_service_level_burn_threshold:ratio"
+                    f'{{window="{window}", {QUEUE}}}',
+                    f"{window}: {legend}",
+                )
+                for window in BURN_WINDOWS
+            ],
+            unit="percentunit",
             steps=[(None, "transparent"), (1, BAD)],
-            size=(16, 8),
+            size=(9, 8),
         ),
         "Visits",
         listing(
@@ -977,7 +1015,10 @@ def agents() -> dashboard.Dashboard:
     seconds = "asterisk_queue_agent_seconds_total"
 
     def in_state(state: str) -> str:
-        return today(seconds, by, f'state="{state}", {PBX}')
+        return from_nothing(seconds, by, f'state="{state}", {PBX}')
+
+    def or_none(expr: str) -> str:
+        return f"({expr} or {in_state('logged_in')} * 0)"
 
     def share(state: str) -> str:
         return (
@@ -1033,13 +1074,13 @@ def agents() -> dashboard.Dashboard:
             Column("Paused", in_state("paused"), unit="s"),
             Column(
                 "Occupancy",
-                f"{in_state('talking')} / ({in_state('logged_in')}"
-                f" - ({in_state('paused')} or {in_state('logged_in')} * 0) > 0)",
+                f"{or_none(in_state('talking'))}"
+                f" / ({in_state('logged_in')} - {or_none(in_state('paused'))} > 0)",
                 unit="percentunit",
             ),
             Column(
                 "Let it ring",
-                today("asterisk_queue_ring_no_answer_total", by, QUEUE),
+                from_nothing("asterisk_queue_ring_no_answer_total", by, QUEUE),
                 steps=[(None, GOOD), (0.5, WARN)],
             ),
             sort="Talking",
@@ -1072,7 +1113,7 @@ def agents() -> dashboard.Dashboard:
             "Let it ring",
             "Times an hour that a member was rung and did not answer; the 20 highest.",
             Query(
-                "topk(20, " + per_hour("asterisk_queue_ring_no_answer_total", by, QUEUE) + ") > 0",
+                "topk(20, " + per_hour("asterisk_queue_ring_no_answer_total", by, QUEUE) + ")",
                 legend,
             ),
             unit="suffix: /h",

@@ -35,6 +35,7 @@ BAD_INVENTORY = [
     ("asterisk_exporter_listen_port=99999", "99999"),
     ("asterisk_exporter_listen_port=metrics", "metrics"),
     ("cdr_database_port=postgres", "postgres"),
+    ("grafana_prometheus_url=localhost:9090", "localhost:9090"),
     ("cdr_database_asterisk_password=tooshort", "cdr_database_asterisk_password"),
 ]
 

@@ -49,5 +49,6 @@ def test_dry_run_on_a_fresh_machine(lab: Lab) -> None:
     result = lab.playbook(*INVENTORY, "site.yml", "--check", "--diff", "--limit", "fresh")
     assert result.returncode == 0, result.stdout + result.stderr
     assert exec_on_fresh("dpkg-query", "--list").stdout == packages
-    for path in ("/etc/asterisk", "/etc/postgresql", "/etc/prometheus", "/opt/asterisk-exporter"):
+    parts = ("/etc/asterisk", "/etc/postgresql", "/etc/prometheus", "/etc/grafana")
+    for path in (*parts, "/opt/asterisk-exporter"):
         assert exec_on_fresh("test", "-e", path).returncode == 1, path

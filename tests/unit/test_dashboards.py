@@ -70,7 +70,7 @@ def generator():
 
 def names(expr):
     """Return the metrics of an expression: every name that is no label, function or keyword."""
-    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]', "", expr)
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|offset \$__range', "", expr)
     bare = re.sub(r"\b(by|on|ignoring|without|group_left) ?\([^)]*\)", "", bare)
     words = set(re.findall(r"[a-zA-Z_:][\w:]*\b(?!\s*\()", bare))
     return words - {"and", "or", "unless", "bool"}
