@@ -37,7 +37,7 @@ def template(name: str) -> str:
     return f'{{{{ template "{name}" . }}}}'
 
 
-ALERTS_URL = "{{ .ExternalURL }}/#/alerts"
+ALERTS_URL = template("notification.all")
 # What stands in each section besides address and secret.
 TEXTS: dict[str, dict[str, Any]] = {
     "email_configs": {
