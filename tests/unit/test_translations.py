@@ -14,10 +14,10 @@ TEXTS = ("summary", "description", "action")
 TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 # Names and commands that are written in Latin letters in Russian, too.
 LATIN = re.compile(
-    r"Alertmanager|Asterisk|Prometheus|AMI|CDR|SIP|TLS"
-    r"|asterisk-exporter( missed( --outstanding)?| queues| check)?"
-    r"|journalctl -u [a-z-]+ --since -15min"
-    r'|asterisk -rx "queue pause member +queue +"'
+    r"journalctl -u [a-z-]+ (--since -\w+|-n 20)|systemctl status [a-z-]+|ssh"
+    r"|asterisk -rx (\"[a-z ]+\"|'[a-z ]+')|df -h +; du -xh +\| sort -h \| tail"
+    r"|asterisk-exporter( missed( --outstanding)?| queues| check| notify --test)?"
+    r"|Alertmanager|Asterisk|Prometheus|AMI|CDR|CRM|RTCP|SIP|TLS|Unavail|app_queue|queue_log"
 )
 
 
@@ -49,7 +49,7 @@ def load():
 
 def used(text):
     """Return labels, values and quoted texts (queries among them) in the templates of a text."""
-    pattern = r'\$labels\.\w+|\$value|"[^"]*"'
+    pattern = r'\$labels\.\w+|\$value|"[^"]*"|`[^`]*`'
     return {found for part in TEMPLATE.findall(text) for found in re.findall(pattern, part)}
 
 
