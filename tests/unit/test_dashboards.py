@@ -1,5 +1,6 @@
 """The dashboards: generated, complete, and made of what the appliance has."""
 
+import functools
 import importlib.util
 import itertools
 import json
@@ -76,6 +77,7 @@ def names(expr):
     return words - {"and", "or", "unless", "bool"}
 
 
+@functools.cache
 def known_names():
     """Return every word of the exporter, of its metrics' page and of the role prometheus."""
     places = [ROOT / "docs" / "metrics.md"]
