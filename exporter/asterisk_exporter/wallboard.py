@@ -30,7 +30,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "answered_of": "Answered of {}",
         "lost": "Lost",
         "paused": "{} paused",
-        "nobody": "nobody free",
+        "nobody": "0 free",
         "hours": "{}h{:02}",
         "queue": "Queue",
         "total": "All queues",
@@ -55,7 +55,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "answered_of": "Отвечено из {}",
         "lost": "Потеряно",
         "paused": "пауза {}",
-        "nobody": "нет свободных",
+        "nobody": "свободных 0",
         "hours": "{}ч{:02}",
         "queue": "Очередь",
         "total": "Все очереди",  # noqa: RUF001 - Cyrillic

@@ -125,7 +125,7 @@ def test_what_is_wrong_has_a_colour_and_a_word(number):
     assert "▲ 2 > 60 s" in late.text
     alone = Figures(page(queue(available=0), *others))
     assert "warn" in alone.states["support"]
-    assert "▲ nobody free" in alone.text
+    assert "▲ 0 free" in alone.text
     for calm in (queue(), queue(waiting=0, available=0)):
         shown = Figures(page(calm, *others))
         assert shown.states["support"].split() in ([], ["card"])
