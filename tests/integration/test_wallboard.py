@@ -164,7 +164,9 @@ def test_asterisk_down_is_said(
     started("asterisk")
     shown = screen(f"{url}?lang=ru")
     lab.run("systemctl stop asterisk")
-    expect(shown.page.locator(".alarm b")).to_have_text("▲ Asterisk не отвечает", timeout=15000)
+    expect(shown.page.locator("#board .alarm b")).to_have_text(
+        "▲ Asterisk не отвечает", timeout=15000
+    )
     assert shown.page.locator("[data-figure]").count() == 0
     lab.run("systemctl start asterisk")
     expect(shown.page.locator('[data-queue="support"]')).to_be_visible(timeout=30000)
