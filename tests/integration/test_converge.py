@@ -36,6 +36,7 @@ BAD_INVENTORY = [
     ("asterisk_exporter_listen_port=metrics", "metrics"),
     ("cdr_database_port=postgres", "postgres"),
     ("grafana_prometheus_url=localhost:9090", "localhost:9090"),
+    ("asterisk_exporter_notifier_url=http://crm.example.com/missed", "http://crm.example.com"),
     ("cdr_database_asterisk_password=tooshort", "cdr_database_asterisk_password"),
 ]
 

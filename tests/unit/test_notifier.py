@@ -766,8 +766,9 @@ def test_urls_that_are_refused(text, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         Url.parse(text)
     text = text.replace("\r\n", "\\r\\n")
-    with pytest.raises(config.ConfigError, match=r"notifier\.url"):
+    with pytest.raises(config.ConfigError, match=r"notifier\.url") as raised:
         config.parse(f'cdr: {{source: csv}}\nnotifier: {{url: "{text}"}}\n', tmp_path / "a.yml")
+    assert "user:pass" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
