@@ -9,15 +9,24 @@ Rule = dict[str, Any]
 Group = dict[str, Any]
 
 
+def key_of(rule: Rule, alerts: Mapping[str, Any]) -> str:
+    """Return under which key a translation has the texts of a rule.
+
+    Where rules of one alert differ in their texts, it is the alert and the label that tells them
+    apart: a template does not see the labels that a rule adds.
+    """
+    labels = rule.get("labels", {})
+    keys = [f"{rule['alert']}/{labels.get(name)}" for name in ("window", "cause", "severity")]
+    return next((key for key in keys if key in alerts), rule["alert"])
+
+
 def texts_of(rule: Rule, translation: Mapping[str, Any]) -> dict[str, str]:
     """Return the annotations of an alert in the other language, those that there are.
 
-    A rule with the label window has texts of its own, as a template does not see the labels that a
-    rule adds. Prometheus writes durations as 1h 5m; the units become those of the language.
+    Prometheus writes durations as 1h 5m; the units become those of the language.
     """
-    alert, window = rule["alert"], rule.get("labels", {}).get("window")
     alerts = translation["alerts"]
-    found: dict[str, str] = alerts.get(f"{alert}/{window}") or alerts.get(alert) or {}
+    found: dict[str, str] = alerts.get(key_of(rule, alerts), {})
     units = "".join(
         f' | reReplaceAll "([0-9]){latin}" "$1 {unit}"'
         for latin, unit in translation["units"].items()
