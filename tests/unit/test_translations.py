@@ -14,14 +14,16 @@ TEXTS = ("summary", "description", "action")
 TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 # Names and commands that are written in Latin letters in Russian, too.
 LATIN = re.compile(
-    r"journalctl -u [a-z-]+ (--since -\w+|-n 20)|systemctl status [a-z-]+|ssh|ping|mtr"
-    r"""| \| grep -i (rule|"[a-z ]+")|asterisk -rx ("[a-z ]+"|'[a-z ]+')"""
+    r"journalctl -u [a-z-]+( --since -\w+| -n 20| \|)|systemctl status [a-z-]+|ssh|ping|mtr"
+    r"""| \| grep -i rule|grep (-E )?"[a-z ()|]+"( /var/log/asterisk/messages.log \| tail)?"""
+    r"""|asterisk -rx ("[a-z ]+"|'[a-z ]+')"""
     r"|du -xh --max-depth=2 /var/spool/asterisk \| sort -h \| tail|/etc/asterisk/manager.conf"
-    r"|tail -n 3 /var/log/asterisk/queue_log|df /var/log|write = reporting|manager.conf"
+    r"|tail -n \d+ /var/log/asterisk/(queue_log|messages.log)|df /var/log|write = reporting"
+    r"|manager.conf"
     r"|openssl s_client -connect +</dev/null( \| openssl x509 -noout -dates)?|pg_stat_activity"
     r"|asterisk-exporter( missed( --outstanding)?| queues| check| notify --test)?"
-    r"|Alertmanager|Asterisk|Prometheus|AMI|ASR|CDR|CRM|NER|OPTIONS|RTCP|SIP|TLS|Wi-Fi"
-    r"|Rejected|Unregistered|queue_log|\bC\b|\bA\b"
+    r"|Alertmanager|Asterisk|Prometheus|AMI|ASR|CDR|cdr|CRM|NER|OPTIONS|RTCP|SIP|TLS|Wi-Fi"
+    r"|No response|queue_log|\bC\b|\bA\b"
 )
 
 
