@@ -357,7 +357,7 @@ def check_html(run: Run, html: str, state: str) -> None:
     addresses = [a.replace("&amp;", "&") for a in re.findall(r'href="([^"]*)"', html)]
     check_common(run, unescaped(html) + "\n".join(addresses), state)
     assert "http://grafana.example.com/d/asterisk-queues?a=1&b=2" in addresses
-    assert addresses[-1] == "http://prometheus.example.com/alerts"
+    assert addresses[-1] == "http://prometheus.example.com/consoles/runbooks/index.html"
     labels = re.findall(r"<a [^>]*>([^<]*)</a>", html)
     links = WORDS[run.language]["links"]
     assert set(labels) == set(links if state == "firing" else links[1:])
@@ -409,7 +409,7 @@ def test_two_alerts_of_a_queue_are_one_notification(run: Run, state: str) -> Non
     plain = text_of(mail, "plain")
     check_common(run, plain, state)
     check_html(run, text_of(mail, "html"), state)
-    assert "http://prometheus.example.com/alerts" in plain
+    assert "http://prometheus.example.com/consoles/runbooks/index.html" in plain
     commands = re.findall(f"{words['silence']}(.*)", plain)
     assert len(commands) == (2 if state == "firing" else 0)
     for command in commands:
@@ -419,7 +419,7 @@ def test_two_alerts_of_a_queue_are_one_notification(run: Run, state: str) -> Non
     (slack,) = run.posts(paths["slack"])
     (attachment,) = slack["attachments"]
     assert attachment["title"] == attachment["fallback"] == escaped(subject)
-    assert attachment["title_link"] == "http://prometheus.example.com/alerts"
+    assert attachment["title_link"] == "http://prometheus.example.com/consoles/runbooks/index.html"
     assert attachment["color"] == {"firing": "#c62828", "resolved": "#2e7d32"}[state]
     check_common(run, attachment["text"], state, escaped)
 
