@@ -58,6 +58,9 @@ def _checked_zone(value: str) -> str:
     return value
 
 
+Context = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,79}$")]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -94,6 +97,14 @@ class Events(_Section):
     enabled: bool = False
     username: str = Field(default="events", min_length=1, pattern=r"^[^\r\n\x00]+$")
     secret_file: str = Field(default="events-secret", min_length=1)
+
+
+class Control(_Section):
+    """The AMI login of ``asterisk-ctl``. ``contexts``: where it may send calls."""
+
+    username: str = Field(default="control", min_length=1, pattern=r"^[^\r\n\x00]+$")
+    secret_file: str = Field(default="control-secret", min_length=1)
+    contexts: list[Context] = Field(default=["internal"], min_length=1)
 
 
 class Endpoints(_Section):
@@ -288,6 +299,7 @@ class Config(_Section):
     timezone: Optional[str] = None
     ami: Ami = Ami()
     events: Events = Events()
+    control: Optional[Control] = None
     endpoints: Endpoints = Endpoints()
     queues: Queues = Queues()
     cdr: Optional[AnyCdr] = None
@@ -453,6 +465,19 @@ def notifier(config: Config, config_path: Path) -> tuple[Notifier, str]:
             "missed calls are sent to"
         )
     return found, read_secret(found.secret_file, "notifier.secret_file", config_path)
+
+
+def control_target(config: Config, config_path: Path) -> tuple[Target, Control]:
+    """Return where ``asterisk-ctl`` goes, and its section. Raises ConfigError."""
+    control = config.control
+    if control is None:
+        raise ConfigError(
+            f"{config_path}: control: expected username and secret_file of an AMI login with "
+            "read = call,dialplan and write = call,agent,originate. The role asterisk_exporter "
+            "writes both when asterisk_exporter_control is true"
+        )
+    secret = read_secret(control.secret_file, "control.secret_file", config_path)
+    return _target(config.ami, control.username, secret), control
 
 
 def call_records(config: Config, config_path: Path) -> Optional[Place]:

@@ -112,8 +112,9 @@ def serving(data: bytes, login: bool) -> Iterator[int]:
         with connection:
             connection.sendall(b"Asterisk Call Manager/11.0.0\r\n")
             if login:
-                connection.recv(CHUNK_BYTES)
-                connection.sendall(b"Response: Success\r\nActionID: exporter-1\r\n\r\n")
+                lines = connection.recv(CHUNK_BYTES).split(b"\r\n")
+                action_id = next(line for line in lines if line.startswith(b"ActionID:"))
+                connection.sendall(b"Response: Success\r\n" + action_id + b"\r\n\r\n")
             connection.sendall(data)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import re
+import secrets
 import socket
 import ssl
 import threading
@@ -108,6 +109,20 @@ class Deadline:
 
 
 @dataclass(frozen=True)
+class Action:
+    """One action with its fields. ``needs``: the class of ``write`` that messages name."""
+
+    name: str
+    fields: tuple[tuple[str, str], ...] = ()
+    needs: str = "reporting"
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The lines that are sent, but for the ActionID."""
+        return (("Action", self.name), *self.fields)
+
+
+@dataclass(frozen=True)
 class Reply:
     """The outcome of one action: its response and list items, or the error that replaces them.
 
@@ -148,12 +163,19 @@ class Reply:
 @dataclass
 class _Pending:
     action: str
+    needs: str = "reporting"
     blocks: list[bytes] = field(default_factory=list)
     response: Message | None = None
     done_after: float | None = None
 
 
-def outcome(action: str, response: Message, items: Sequence[Message], username: str) -> Reply:
+def outcome(
+    action: str,
+    response: Message,
+    items: Sequence[Message],
+    username: str,
+    needs: str = "reporting",
+) -> Reply:
     """Turn a complete answer into a Reply. An empty PJSIP or ConfBridge list is no error.
 
     Relied on: ``action_confbridgelistrooms`` ("No active conferences."),
@@ -164,7 +186,7 @@ def outcome(action: str, response: Message, items: Sequence[Message], username: 
     said = response.get("Message").strip()
     error: AmiError | None
     if said.lower() == "permission denied":
-        error = PermissionDeniedError(action, username)
+        error = PermissionDeniedError(action, username, needs)
     elif said.lower().startswith("invalid/unknown command"):
         error = UnknownActionError(action)
     elif action in ERROR_WHEN_EMPTY and said.lower().startswith("no "):
@@ -177,11 +199,16 @@ def outcome(action: str, response: Message, items: Sequence[Message], username: 
 class AmiClient:
     """A logged-in connection. Make one with ``AmiClient.connect``."""
 
-    def __init__(self, sock: socket.socket, target: Target) -> None:
+    def __init__(
+        self, sock: socket.socket, target: Target, allowed: frozenset[str] = ALLOWED_ACTIONS
+    ) -> None:
         self._sock = sock
         self._target = target
+        self._allowed = allowed
         self._splitter = Splitter()
-        self._ids = itertools.count(1)
+        # some events carry the ActionID of the action that caused them, to every connection
+        name = secrets.token_hex(8)
+        self._ids = (f"{name}-{n}" for n in itertools.count(1))
         self._denied: dict[str, AmiError] = {}
         self._unasked: list[bytes] = []
         self.ami_version = ""
@@ -192,14 +219,21 @@ class AmiClient:
         return f"<AmiClient {self._target} as {self._target.username}>"
 
     @classmethod
-    def connect(cls, target: Target, deadline: Deadline, events: str = "off") -> AmiClient:
+    def connect(
+        cls,
+        target: Target,
+        deadline: Deadline,
+        events: str = "off",
+        allowed: frozenset[str] = ALLOWED_ACTIONS,
+    ) -> AmiClient:
         """Connect, check the banner and log in. Raises an AmiError that says what failed.
 
         ``events``: the classes to receive, as ``strings_to_mask()`` of manager.c reads them:
-        ``reporting,security``. The login's ``read`` must hold them too.
+        ``reporting,security``. The login's ``read`` must hold them too. ``allowed``: the names of
+        all actions that this connection will send.
         """
         sock = _open(target, deadline)
-        client = cls(sock, target)
+        client = cls(sock, target, allowed)
         try:
             client._read_banner(deadline)
             client._login(deadline, events)
@@ -220,12 +254,11 @@ class AmiClient:
         and the client is no longer usable; those that were complete before are returned as such.
         """
         for action in actions:
-            if action not in ALLOWED_ACTIONS:
-                raise UnsafeActionError(f"{action!r} is not on this exporter's list of actions.")
+            self._check_allowed(action)
         pending: dict[str, _Pending] = {}
         for action in actions:
             if action not in self._denied:
-                pending[f"exporter-{next(self._ids)}"] = _Pending(action)
+                pending[next(self._ids)] = _Pending(action)
         failure = self._exchange(
             b"".join(
                 encode_action((("Action", p.action), ("ActionID", i))) for i, p in pending.items()
@@ -235,6 +268,23 @@ class AmiClient:
         )
         answered = {p.action: self._finish(p, failure) for p in pending.values()}
         return [answered.get(a) or Reply(a, error=self._denied[a]) for a in actions]
+
+    def ask(self, action: Action, deadline: Deadline) -> Reply:
+        """Send one action with fields and return its Reply, as ``request`` does.
+
+        Events that arrive meanwhile are kept for ``receive``. Raises UnsafeActionError when the
+        action is not one of this connection's, or a value could end its line; nothing is sent then.
+        """
+        self._check_allowed(action.name)
+        action_id = next(self._ids)
+        pending = _Pending(action.name, action.needs)
+        data = encode_action((*action.headers, ("ActionID", action_id)))
+        failure = self._exchange(data, {action_id: pending}, deadline, self._unasked)
+        return self._finish(pending, failure)
+
+    def _check_allowed(self, action: str) -> None:
+        if action not in self._allowed:
+            raise UnsafeActionError(f"{action!r} is not on this exporter's list of actions.")
 
     def receive(self, deadline: Deadline) -> list[bytes]:
         """Return the blocks of the events that arrive next, unparsed; none at the deadline.
@@ -252,11 +302,17 @@ class AmiClient:
             self.close()
             raise
 
+    def forget_events(self) -> None:
+        """Drop the events that are kept for ``receive``."""
+        self._unasked.clear()
+
     def _finish(self, pending: _Pending, failure: AmiError | None) -> Reply:
         if pending.done_after is None or pending.response is None:
             return Reply(pending.action, error=failure)
         items = [parse_message(block) for block in pending.blocks]
-        reply = outcome(pending.action, pending.response, items, self._target.username)
+        reply = outcome(
+            pending.action, pending.response, items, self._target.username, pending.needs
+        )
         if isinstance(reply.error, PermissionDeniedError):
             # a session keeps its classes until it ends: do not fill the security log
             self._denied[pending.action] = reply.error
@@ -283,11 +339,11 @@ class AmiClient:
                 waiting_for = ", ".join(p.action for i, p in pending.items() if i in open_ids)
                 for block in self._splitter.feed(self._recv(deadline, waiting_for)):
                     owner = _owner(block)
-                    if owner not in pending:
+                    if owner not in open_ids:
                         if unasked is not None:
                             unasked.append(block)
                         continue
-                    if _completes(block, pending[owner]) and owner in open_ids:
+                    if _completes(block, pending[owner]):
                         open_ids.discard(owner)
                         pending[owner].done_after = time.monotonic() - began
                 if open_ids:
@@ -315,7 +371,7 @@ class AmiClient:
         self._splitter.feed(rest)
 
     def _login(self, deadline: Deadline, events: str) -> None:
-        action_id = f"exporter-{next(self._ids)}"
+        action_id = next(self._ids)
         pending = _Pending("Login")
         try:
             login = encode_action(

@@ -154,9 +154,9 @@ class PermissionDeniedError(AmiError):
 
     kind = "permission_denied"
 
-    def __init__(self, action: str, username: str) -> None:
+    def __init__(self, action: str, username: str, needs: str = "reporting") -> None:
         super().__init__(
-            f"AMI user {username!r} may not run {action}. Expected write = reporting. Look at: "
+            f"AMI user {username!r} may not run {action}. Expected write = {needs}. Look at: "
             f'asterisk -rx "manager show user {username}" and '
             f'asterisk -rx "manager show command {action}".'
         )

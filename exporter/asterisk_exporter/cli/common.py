@@ -74,8 +74,8 @@ def since_option(default: str | None = None) -> Callable[[Command], Command]:
     )
 
 
-def stop(message: object, code: int) -> NoReturn:
+def stop(message: object, code: int, program: str = "asterisk-exporter") -> NoReturn:
     """Say why on standard error, line by line, and exit with ``code``."""
     for line in str(message).splitlines():
-        click.echo(f"asterisk-exporter: {line}", err=True)
+        click.echo(f"{program}: {line}", err=True)
     sys.exit(code)

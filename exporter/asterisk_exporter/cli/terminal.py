@@ -9,6 +9,8 @@ from rich.console import Console, RenderableType
 
 #: Columns where there is no terminal to ask.
 WIDTH = 120
+#: In a cell without a value.
+NOTHING = "–"  # noqa: RUF001 - a dash
 
 
 def console() -> Console:

@@ -1,0 +1,1 @@
+"""Calls and queue members, changed over AMI's ``control`` login; done when Asterisk says so."""
