@@ -153,6 +153,41 @@ def good(folder: str = "busy", instead=None):
     return behaviour
 
 
+def control(replies: dict):
+    """Behave like an Asterisk to the login `control`: as captured, or by `replies` per action.
+
+    A reply is bytes, or a list of what to send one after the other: bytes, (seconds to wait, name
+    of a capture) or "close". A list of lists has one for each time that the action comes.
+    """
+    turns = {name: iter(how) for name, how in replies.items() if _turns(how)}
+
+    def behaviour(server: AmiServer, connection: socket.socket) -> None:
+        connection.sendall(BANNER)
+        rest = [b""]
+        while (action := read_action(server, connection, rest)) is not None:
+            server.actions.append(action)
+            name, action_id = action["Action"], action["ActionID"].encode()
+            if name == "Login":
+                how = [answer(action, "control")]
+            elif name in turns:
+                how = next(turns[name])
+            else:
+                how = replies.get(name) if name in replies else [(0.0, name)]
+            for what in how if isinstance(how, list) else [how]:
+                if what == "close":
+                    return
+                if isinstance(what, tuple):
+                    time.sleep(what[0])
+                    what = captured("control", what[1])  # noqa: PLW2901 - what it stands for
+                connection.sendall(re.sub(rb"ActionID: [\w-]+", b"ActionID: " + action_id, what))
+
+    return behaviour
+
+
+def _turns(how) -> bool:
+    return isinstance(how, list) and all(isinstance(one, list) for one in how)
+
+
 def closes_before_banner(server, connection):
     """Asterisk above authlimit, or while it starts."""
 
@@ -267,6 +302,20 @@ def ami_server():
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def control_asterisk(ami_server):
+    """Start an Asterisk for the login `control`: see `control`. It knows what it was asked."""
+
+    def start(**replies) -> AmiServer:
+        server = ami_server(control(replies))
+        server.actions = []
+        server.all = lambda name: [one for one in server.actions if one["Action"] == name]
+        server.sent = lambda name: server.all(name)[-1]
+        return server
+
+    return start
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from asterisk_exporter.ami.client import Action
 from asterisk_exporter.ami.protocol import Message
 from asterisk_exporter.control.channels import Channel, find, raise_if_hung_up
-from asterisk_exporter.control.errors import NotConfirmedError
+from asterisk_exporter.control.errors import RefusedError
 from asterisk_exporter.control.session import ControlSession
 
 
@@ -33,14 +33,18 @@ def action(channel: Channel) -> Action:
 def parked(message: Message, channel: Channel) -> Parked | None:
     """Return the space when the event says that the channel is in one.
 
-    Raises NotConfirmedError when it has hung up or its space was not given.
+    Raises NotConfirmedError when it has hung up, and RefusedError when it is back in its call.
     """
     raise_if_hung_up(message, channel)
-    if message.get("ParkeeUniqueid") != channel.uniqueid:
-        return None
-    if message.get("Event") == "ParkedCallFailed":
-        raise NotConfirmedError(f"{channel.name} was not parked: {message.get('Message')}")
-    if message.get("Event") != "ParkedCall":
+    event = message.get("Event")
+    where = (message.get("BridgeUniqueid"), message.get("Uniqueid"))
+    if event == "BridgeEnter" and where == (channel.bridge, channel.uniqueid):
+        # with no space left, Asterisk says nothing and puts the channel back
+        raise RefusedError(
+            f"{channel.name} was not parked, and is back in its call. Is a space free? Look at "
+            'asterisk -rx "parking show".'
+        )
+    if event != "ParkedCall" or message.get("ParkeeUniqueid") != channel.uniqueid:
         return None
     timeout = message.get("ParkingTimeout")
     return Parked(

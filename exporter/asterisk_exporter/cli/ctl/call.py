@@ -59,14 +59,14 @@ def originate_command(  # noqa: PLR0913 - one parameter an option
     ring_seconds: int,
     caller_id: str | None,
 ) -> None:
-    r"""Ring PHONE; when it answers, it calls EXTENSION.
+    """Ring PHONE; when it answers, it calls EXTENSION.
 
     Done when the phone has answered.
 
     \b
     asterisk-ctl call originate 101 102
     asterisk-ctl call originate 101 0301234567 --ring 20 --caller-id 'Callback <101>'
-    """
+    """  # noqa: D301 - click reads it
     done = given.run(
         lambda session: originate.originate(
             session,
@@ -95,14 +95,14 @@ def originate_command(  # noqa: PLR0913 - one parameter an option
 def transfer_command(
     given: Given, channel: str, extension: str, context: str | None, other_party: bool
 ) -> None:
-    r"""Send CHANNEL to EXTENSION; whom it talked with is hung up.
+    """Send CHANNEL to EXTENSION; whom it talked with is hung up.
 
     Done when the dialplan has it there.
 
     \b
     asterisk-ctl call transfer PJSIP/provider-0000001c 103
     asterisk-ctl call transfer 101 103 --other-party     101's caller goes to 103
-    """
+    """  # noqa: D301 - click reads it
     done = given.run(
         lambda session: transfer.transfer(
             session, channel, extension, context=context, other_party=other_party
@@ -120,14 +120,14 @@ def transfer_command(
 )
 @changes
 def park_command(given: Given, channel: str, other_party: bool) -> None:
-    r"""Park CHANNEL, and print the space that fetches it when it is dialled.
+    """Park CHANNEL, and print the space that fetches it when it is dialled.
 
     Whom it talked with hears the space, and gets the call back when nobody fetches it.
 
     \b
     asterisk-ctl call park PJSIP/provider-0000001c
     asterisk-ctl call park 101 --other-party             101's caller is parked
-    """
+    """  # noqa: D301 - click reads it
     done = given.run(lambda session: park.park(session, channel, other_party=other_party))
     limit = "" if done.timeout_seconds is None else f", for {done.timeout_seconds} s"
     given.show(asdict(done), f"{done.channel} is parked at {done.space} (lot {done.lot}{limit}).")
@@ -137,12 +137,12 @@ def park_command(given: Given, channel: str, other_party: bool) -> None:
 @channel_argument
 @changes
 def hangup_command(given: Given, channel: str) -> None:
-    r"""End CHANNEL, and with it its call.
+    """End CHANNEL, and with it its call.
 
     \b
     asterisk-ctl call hangup 101
     asterisk-ctl call hangup pbx1-1795516960.16
-    """
+    """  # noqa: D301 - click reads it
     done = given.run(lambda session: hangup.hang_up(session, channel))
     given.show(asdict(done), f"{done.channel} hung up: {done.cause}.")
 
@@ -150,12 +150,12 @@ def hangup_command(given: Given, channel: str) -> None:
 @call.command("list")
 @looks
 def list_command(given: Given) -> None:
-    r"""List the channels: each call has one for each of its parties.
+    """List the channels: each call has one for each of its parties.
 
     \b
     asterisk-ctl call list
     asterisk-ctl call list --json
-    """
+    """  # noqa: D301 - click reads it
     found = given.run(list_channels)
     if given.json_output:
         given.show([asdict(one) for one in found], "")

@@ -64,12 +64,12 @@ def add_command(  # noqa: PLR0913 - one parameter an option
     paused: bool,
     reason: str | None,
 ) -> None:
-    r"""Add INTERFACE, a phone of ours (PJSIP/101 or 101), to QUEUE until it is removed.
+    """Add INTERFACE, a phone of ours (PJSIP/101 or 101), to QUEUE until it is removed.
 
     \b
     asterisk-ctl queue add support 105
     asterisk-ctl queue add support PJSIP/105 --name Erin --penalty 3 --paused --reason training
-    """
+    """  # noqa: D301 - click reads it
     if reason is not None and not paused:
         raise click.UsageError("--reason goes with --paused.")
     done = given.run(
@@ -91,11 +91,11 @@ def add_command(  # noqa: PLR0913 - one parameter an option
 @member_argument
 @changes
 def remove_command(given: Given, queue: str, member: str) -> None:
-    r"""Remove MEMBER, who was added, from QUEUE. Members of queues.conf can be paused.
+    """Remove MEMBER, who was added, from QUEUE. Members of queues.conf can be paused.
 
     \b
     asterisk-ctl queue remove support 105
-    """
+    """  # noqa: D301 - click reads it
     done = given.run(lambda session: queue_members.remove_member(session, queue, member))
     given.show(asdict(done), f"Removed {done}.")
 
@@ -106,12 +106,12 @@ def remove_command(given: Given, queue: str, member: str) -> None:
 @reason_option
 @changes
 def pause_command(given: Given, member: str, queue: str | None, reason: str | None) -> None:
-    r"""Let MEMBER take no calls, of one queue or of all that it is in.
+    """Let MEMBER take no calls, of one queue or of all that it is in.
 
     \b
     asterisk-ctl queue pause 101 --reason lunch
     asterisk-ctl queue pause Alice --queue support
-    """
+    """  # noqa: D301 - click reads it
     done = given.run(
         lambda session: queue_members.pause_member(session, member, queue=queue, reason=reason)
     )
@@ -123,11 +123,11 @@ def pause_command(given: Given, member: str, queue: str | None, reason: str | No
 @queue_option
 @changes
 def unpause_command(given: Given, member: str, queue: str | None) -> None:
-    r"""Let MEMBER take calls again, of one queue or of all that it is in.
+    """Let MEMBER take calls again, of one queue or of all that it is in.
 
     \b
     asterisk-ctl queue unpause 101
-    """
+    """  # noqa: D301 - click reads it
     done = given.run(lambda session: queue_members.unpause_member(session, member, queue=queue))
     _show_members(given, done, "Unpaused")
 
@@ -136,11 +136,11 @@ def unpause_command(given: Given, member: str, queue: str | None) -> None:
 @queue_option
 @looks
 def list_command(given: Given, queue: str | None) -> None:
-    r"""List the members of the queues.
+    """List the members of the queues.
 
     \b
     asterisk-ctl queue list --queue support
-    """
+    """  # noqa: D301 - click reads it
     found = given.run(lambda session: queue_members.list_members(session, queue))
     if given.json_output:
         given.show([asdict(one) for one in found], "")
