@@ -1,6 +1,7 @@
 """What other programs, such as a CRM, may rely on. See docs/python-api.md.
 
-Nothing here keeps a connection or a thread; each call asks anew and raises what went wrong.
+Nothing here keeps a connection or a thread, but for ControlSession until it is closed; each call
+asks anew and raises what went wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +15,21 @@ from asterisk_exporter import health, missed, summary
 from asterisk_exporter.ami.client import AmiClient, Deadline, Target, TlsSettings
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.collectors.queues import queues as queues_in
+from asterisk_exporter.control.channels import Channel, list_channels
+from asterisk_exporter.control.errors import ControlError
+from asterisk_exporter.control.hangup import HungUp, hang_up
+from asterisk_exporter.control.originate import Originated, originate
+from asterisk_exporter.control.park import Parked, park
+from asterisk_exporter.control.queue_members import (
+    QueueMember,
+    add_member,
+    list_members,
+    pause_member,
+    remove_member,
+    unpause_member,
+)
+from asterisk_exporter.control.session import ControlSession
+from asterisk_exporter.control.transfer import Transferred, transfer
 from asterisk_exporter.foreign_cdr import ImportFailedError
 from asterisk_exporter.health import Health, Status, Thresholds
 from asterisk_exporter.importer import import_csv, import_database
@@ -27,25 +43,43 @@ from asterisk_exporter.summary import QueueSummary, Today, UnknownQueueError
 __all__ = [
     "AmiClient",
     "AmiError",
+    "Channel",
+    "ControlError",
+    "ControlSession",
     "Database",
     "Deadline",
     "Health",
+    "HungUp",
     "ImportFailedError",
     "JournalStoreError",
     "MissedCall",
+    "Originated",
+    "Parked",
+    "QueueMember",
     "QueueSummary",
     "Status",
     "Target",
     "Thresholds",
     "TlsSettings",
     "Today",
+    "Transferred",
     "UnknownQueueError",
+    "add_member",
     "ask_health",
+    "hang_up",
     "health_report",
     "import_csv",
     "import_database",
+    "list_channels",
+    "list_members",
     "missed_calls",
+    "originate",
+    "park",
+    "pause_member",
     "queue_summary",
+    "remove_member",
+    "transfer",
+    "unpause_member",
 ]
 
 DEFAULT_TIMEOUT_SECONDS = 5.0

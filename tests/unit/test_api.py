@@ -17,7 +17,7 @@ import pytest
 from asterisk_exporter import api
 from asterisk_exporter.journal.store import Change, JournalStore
 
-from .conftest import SECRET
+from .conftest import SECRET, captured
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "python-api.md"
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -55,10 +55,19 @@ def state(tmp_path):
     return tmp_path / "state"
 
 
-def test_the_documentation_does_what_it_says(state, ami_server, behave, tmp_path):
+def test_the_documentation_does_what_it_says(state, ami_server, behave, control_asterisk, tmp_path):
     (tmp_path / "secret").write_text(SECRET + "\n")
     port = ami_server(behave("busy")).port
+    queues = captured("control", "QueueStatus")
+    nobody, lunch = b"Paused: 0\r\nPausedReason: ", b"Paused: 1\r\nPausedReason: lunch"
+    paused = queues.replace(nobody, lunch)
+    control = control_asterisk(
+        Getvar=b"Response: Success\r\nActionID: x\r\nValue: 1\r\n\r\n",
+        QueuePause=b"Response: Success\r\nActionID: x\r\n\r\n",
+        QueueStatus=[[queues], [queues], [paused]],
+    )
     here = {
+        '"192.0.2.11", 5038': f'"127.0.0.1", {control.port}',
         "192.0.2.10:5038": f"127.0.0.1:{port}",
         '"192.0.2.10", 5038': f'"127.0.0.1", {port}',
         "/etc/crm/ami-secret": str(tmp_path / "secret"),
@@ -79,7 +88,7 @@ def test_the_documentation_does_what_it_says(state, ami_server, behave, tmp_path
             exec(compile(code, str(DOCUMENT), "exec", dont_inherit=True), names)
         assert printed.getvalue() == expected
         ran += 1
-    assert ran == text.count("```python\n") == 5
+    assert ran == text.count("```python\n") == 7
 
 
 def assert_calls_fit(code):
