@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from asterisk_exporter.ami.errors import AmiError
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 #: How many of what there is an error lists.
 LISTED = 20

@@ -12,7 +12,7 @@ from asterisk_exporter.cli.ctl.shared import Given, changes, complete_channel, l
 from asterisk_exporter.cli.terminal import NOTHING, console
 from asterisk_exporter.control import hangup, originate, park, transfer
 from asterisk_exporter.control.channels import Channel, list_channels
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 channel_argument = click.argument("channel", shell_complete=complete_channel)
 context_option = click.option(

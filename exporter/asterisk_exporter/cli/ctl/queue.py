@@ -18,7 +18,7 @@ from asterisk_exporter.cli.ctl.shared import (
 from asterisk_exporter.cli.terminal import NOTHING, console
 from asterisk_exporter.control import queue_members
 from asterisk_exporter.control.queue_members import HIGHEST_PENALTY, QueueMember
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 queue_argument = click.argument("queue", shell_complete=complete_queue)
 member_argument = click.argument("member", shell_complete=complete_member)

@@ -25,7 +25,7 @@ from asterisk_exporter.control.session import (
     ControlSession,
     WouldSend,
 )
-from asterisk_exporter.report import clean
+from asterisk_exporter.text import clean
 
 T = TypeVar("T")
 
