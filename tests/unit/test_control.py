@@ -132,6 +132,7 @@ def test_a_transferred_channel_runs_the_dialplan_there():
     there = {"context": "internal", "extension": "103"}
     done = only_match("Redirect", lambda one: transfer.arrived(one, CALLED, **there))
     assert done == transfer.Transferred(CALLED.name, CALLED.uniqueid, "internal", "103")
+    assert not any(transfer.arrived(one, CALLER, **there) for one in captured("Redirect"))
     for elsewhere in ({**there, "extension": "104"}, {**there, "context": "outbound"}):
         assert not any(transfer.arrived(one, CALLED, **elsewhere) for one in captured("Redirect"))
 
