@@ -1,4 +1,4 @@
-"""Build the exporter and gather its dependencies into one archive, on the controller.
+"""Gather a lock's wheels, and one built from source, into one archive, on the controller.
 
 The archive holds a folder `wheels` with binary wheels for one Python and one machine;
 `pip install --no-index --find-links wheels` installs from it without a package index.
@@ -33,20 +33,22 @@ PLATFORM_TAGS = (
 )
 EPOCH = "1767225600"  # any fixed time makes the wheel reproducible
 FORMAT = "1"  # raise when the layout of the archive changes
+NAME = "asterisk-exporter"
 
 
-def digest_of(source: Path, lock: Path, python: str, machine: str) -> str:
+def digest_of(source: Path | None, lock: Path, python: str, machine: str) -> str:
     """Return a digest of all that goes into the archive.
 
     README and licence are left out: an edit there must not restart an exporter.
     """
     digest = hashlib.sha256(f"{FORMAT} {python} {machine}".encode())
-    package = source / "exporter" / "asterisk_exporter"
-    files = [
-        path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    ]
-    for path in [source / "pyproject.toml", lock, *sorted(files)]:
-        name = path.name if path == lock else path.relative_to(source).as_posix()
+    files = [lock]
+    if source is not None:
+        package = source / "exporter" / "asterisk_exporter"
+        code = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        files = [source / "pyproject.toml", lock, *sorted(code)]
+    for path in files:
+        name = path.name if path == lock or source is None else path.relative_to(source).as_posix()
         digest.update(f"\0{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
     return digest.hexdigest()[:16]
 
@@ -93,13 +95,14 @@ def run(*arguments: str) -> None:
         sys.exit(f"pip {arguments[0]} failed on the controller:\n{done.stdout}\n{done.stderr}")
 
 
-def build(source: Path, lock: Path, python: str, machine: str, archive: Path) -> None:
+def build(source: Path | None, lock: Path, python: str, machine: str, archive: Path) -> None:
     """Build and download into a folder of its own, then put the finished archive in place."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".building-", dir=archive.parent))
     try:
         wheels = work / "wheels"
-        run("wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={wheels}", str(source))
+        if source is not None:
+            run("wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={wheels}", str(source))
         requirements = work / "requirements.txt"
         requirements.write_text(requirements_for(lock, python, machine))
         run(
@@ -132,7 +135,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, required=True, help="the repository")
+    parser.add_argument("--source", type=Path, help="the repository, when the exporter is in it")
+    parser.add_argument("--name", default=NAME, help="what the archive's name begins with")
     parser.add_argument("--lock", type=Path, required=True, help="versions of the dependencies")
     parser.add_argument("--cache", type=Path, required=True, help="folder for finished archives")
     parser.add_argument("--python", required=True, help="Python of the target, such as 3.14")
@@ -140,10 +144,11 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="make nothing")
     options = parser.parse_args()
     digest = digest_of(options.source, options.lock, options.python, options.machine)
-    archive = options.cache.resolve() / f"asterisk-exporter-{digest}.tar"
+    archive = options.cache.resolve() / f"{options.name}-{digest}.tar"
     missing = not archive.exists()
     if missing and not options.dry_run:
-        build(options.source.resolve(), options.lock, options.python, options.machine, archive)
+        source = options.source and options.source.resolve()
+        build(source, options.lock, options.python, options.machine, archive)
     print(json.dumps({"digest": digest, "archive": str(archive), "created": missing}))
 
 
