@@ -61,7 +61,7 @@ class Lines:
             self._buffer += data
 
 
-class SafeAgi(AGI):  # type: ignore[misc] - pyst2 has no types
+class SafeAgi(AGI):
     """One call. ``env`` has what Asterisk said first.
 
     ``write`` takes the bytes of a command. Raises AGIHangup where the call has ended.

@@ -261,7 +261,7 @@ class Client:
                         sock, server_hostname=self._host, do_handshake_on_connect=False
                     )
                     sock.settimeout(_left(deadline))
-                    sock.do_handshake()  # type: ignore[attr-defined]
+                    sock.do_handshake()
             except OSError as failed:
                 sock.close()
                 if isinstance(failed, socket.timeout):
@@ -277,9 +277,9 @@ class Client:
         if time.monotonic() < until:
             return found
         # as bytes, for which Python does not import its IDNA tables
-        where: tuple[Any, ...] = (self._host.encode(), self._port, 0, socket.SOCK_STREAM)
+        where = (self._host.encode(), self._port, 0, socket.SOCK_STREAM, 0)
         try:
-            found = socket.getaddrinfo(*where, flags=socket.AI_NUMERICHOST)
+            found = socket.getaddrinfo(*where, socket.AI_NUMERICHOST)
         except socket.gaierror:
             found = _resolve(where, deadline)
         self._resolved = (time.monotonic() + RESOLVED_SECONDS, found)

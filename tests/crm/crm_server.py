@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     server: CrmServer
 
-    def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
+    def do_GET(self) -> None:
         """Answer lookup and route."""
         given = self.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(), f"Token {self.server.token}".encode()):

@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Callable
 
 #: What must not be in any log.
-TOKEN = "t0ken-of-the-tests-0123456789"  # noqa: S105
+TOKEN = "t0ken-of-the-tests-0123456789"
 
 
 def _reply(body: bytes | str | dict, status: str = "200 OK", more: str = "") -> bytes:
@@ -112,6 +113,10 @@ BEHAVIOURS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
 }
 
 
+def asked(path: str) -> None:
+    """Hear of the path of a request. (As a program: it is printed.)"""
+
+
 def _serve(connection: socket.socket, context: ssl.SSLContext | None) -> None:
     with suppress(OSError), connection:
         if context is not None:
@@ -122,8 +127,9 @@ def _serve(connection: socket.socket, context: ssl.SSLContext | None) -> None:
             if not some:
                 return
             data += some
-        name = data.split(b" ")[1].decode().split("/")[1]
-        BEHAVIOURS[name][0](connection)
+        path = data.split(b" ")[1].decode()
+        asked(path)
+        BEHAVIOURS[path.split("/")[1]][0](connection)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(5)
         while connection.recv(65536):
@@ -149,5 +155,6 @@ def start(port: int = 0, certificate: tuple[str, str] | None = None) -> socket.s
 
 
 if __name__ == "__main__":
+    asked = partial(print, flush=True)  # type: ignore[assignment]
     start(int(sys.argv[1]), tuple(sys.argv[2:4]) or None)  # type: ignore[arg-type]
     threading.Event().wait()

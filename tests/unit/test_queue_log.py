@@ -241,7 +241,7 @@ def test_nothing_is_read_before_a_service_level_is_known(tmp_path, path, caplog)
     assert source.read() is False
     assert source.lag_seconds() == 10_000.5
     assert source.read_through == 0
-    assert samples(source) == {}
+    assert [name for name in samples(source) if name.startswith("asterisk_queue")] == []
     assert caplog.text.count("waiting for AMI") == 1
     source.levels.learn([Queue("q", 12, (), ())])
     drain(source)
@@ -312,7 +312,7 @@ def test_what_cannot_be_written_is_read_again(source, path):
     with pytest.raises(JournalStoreError):
         drain(source)
     source.close()
-    assert samples(source) == {}
+    assert [name for name in samples(source) if name.startswith("asterisk_queue")] == []
     source._store._db.execute("DROP TRIGGER no")
     source.open()
     source.begin(backfill=False)

@@ -13,6 +13,7 @@ from typing import Callable
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
+from asterisk_exporter.journal import routing
 from asterisk_exporter.journal.drift import QueueDrift, Totals
 from asterisk_exporter.journal.queue_log import lines, parse
 from asterisk_exporter.journal.runner import MALFORMED, READ, fill
@@ -107,7 +108,8 @@ class QueueLogSource:
         self._rules = rules
         self._clock = clock
         self._tail = Tail(path)
-        self._visits = Visits(levels, rules)
+        self._routes = routing.Routes()
+        self._visits = self._new_visits()
         self._position = Position()
         self._last_record = 0
         self._behind = False
@@ -124,11 +126,15 @@ class QueueLogSource:
 
     def open(self) -> None:
         """Take up what the state file has."""
-        self._visits = Visits(self.levels, self._rules)
+        self._routes = routing.Routes()
+        self._visits = self._new_visits()
         stored = dict(self._store.position(self.name) or {})
         self._last_record = int(stored.pop("last_record", 0))
         self._position = Position.from_json(stored)
         self._visits.load(self._store, self._last_record)
+
+    def _new_visits(self) -> Visits:
+        return Visits(self.levels, self._rules, {routing.EVENT: self._routes.take})
 
     def begin(self, backfill: bool) -> None:
         """Find the place to read from, unless there is one. Raises SourceError."""
@@ -153,6 +159,7 @@ class QueueLogSource:
         malformed = chunk.malformed + self._visits.apply(
             map(parse, records), change, now=began, at_end=not chunk.more, prune=self.prune
         )
+        self._routes.write(change)
         if records or malformed:
             change.count(READ, self.name, by=len(records) + chunk.malformed)
             change.count(MALFORMED, self.name, by=malformed)
@@ -196,7 +203,7 @@ class QueueLogSource:
 
     def describe(self) -> list[Metric]:
         """Return the families without samples."""
-        return [*_counter_families(), *_histogram_families()]
+        return [*_counter_families(), *_histogram_families(), *routing.families()]
 
     def families(self) -> list[Metric]:
         """Return the families with samples."""
@@ -205,7 +212,7 @@ class QueueLogSource:
         waits, talks = _histogram_families()
         self._add_waits(waits)
         self._add_talks(talks)
-        return [*counters, waits, talks]
+        return [*counters, waits, talks, *routing.families(self._store)]
 
     def _add_waits(self, family: HistogramMetricFamily) -> None:
         sums = self._store.values(WAIT_SECONDS)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from functools import partial
+from types import MappingProxyType
 from typing import Callable, TypeVar
 
 from asterisk_exporter.collectors.queues import Queue
@@ -215,10 +216,16 @@ class _Names(dict[str, _T]):
 class Visits:
     """What was logged so far, and what a batch of entries changes.
 
-    After a change that could not be applied it must be made anew, and loaded.
+    After a change that could not be applied it must be made anew, and loaded. ``others``: who
+    takes events that are about no visit and no member.
     """
 
-    def __init__(self, levels: ServiceLevels, rules: Rules) -> None:
+    def __init__(
+        self,
+        levels: ServiceLevels,
+        rules: Rules,
+        others: Mapping[str, Callable[[Entry], None]] = MappingProxyType({}),
+    ) -> None:
         self._levels = levels
         self._rules = rules
         self._queues: _Names[_Queue] = _Names(self._meet_queue)
@@ -262,6 +269,7 @@ class Visits:
             "REMOVEMEMBER": self._remove_member,
             "PAUSE": self._pause,
             "UNPAUSE": self._unpause,
+            **others,
         }
 
     def load(self, store: JournalStore, newest: int) -> None:

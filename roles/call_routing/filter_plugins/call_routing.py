@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Any, Callable
 
 URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 RESERVED = ("default", "hangup")
+NUMBERS = {
+    "call_routing_deadline_seconds": (0.1, 2),
+    "call_routing_cache_seconds": (0, 3600),
+    "call_routing_failures": (1, 100),
+    "call_routing_retry_seconds": (1, 600),
+    "call_routing_listen_port": (1, 65535),
+}
 
 
 def targets(pbx: dict[str, Any]) -> dict[str, str]:
@@ -33,20 +41,26 @@ def targets(pbx: dict[str, Any]) -> dict[str, str]:
     return {**known, **{name: known.get(to, to) for name, to in named.items()}}
 
 
+def _is_loopback(address: Any) -> bool:
+    try:
+        return ipaddress.ip_address(str(address)).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    try:
+        return low <= float(value) <= high
+    except (TypeError, ValueError):
+        return False
+
+
 def problems(settings: dict[str, Any]) -> list[str]:
     """Return a sentence for each thing that cannot work, without the token."""
     found = []
 
     def add(name: str, advice: str) -> None:
         found.append(f"{name} is {settings[name]!r}: {advice}")
-
-    def number(name: str, low: float, high: float) -> None:
-        try:
-            good = low <= float(settings[name]) <= high
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            add(name, f"give a number from {low:g} to {high:g}")
 
     if not URL.fullmatch(str(settings["call_routing_crm_url"])):
         add(
@@ -58,36 +72,30 @@ def problems(settings: dict[str, Any]) -> list[str]:
             "call_routing_crm_token must be 8 to 200 printable ASCII characters without spaces; "
             "leave it empty to have one generated"
         )
-    number("call_routing_deadline_seconds", 0.1, 2)
-    number("call_routing_cache_seconds", 0, 3600)
-    number("call_routing_failures", 1, 100)
-    number("call_routing_retry_seconds", 1, 600)
-    number("call_routing_listen_port", 1, 65535)
-    if settings["call_routing_method"] == "curl":
-        if float(settings["call_routing_deadline_seconds"]) not in (1.0, 2.0):
-            add("call_routing_deadline_seconds", "curl counts whole seconds: give 1 or 2")
-    try:
-        loopback = ipaddress.ip_address(str(settings["call_routing_listen_address"])).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    for name, (low, high) in NUMBERS.items():
+        if not _is_number(settings[name], low, high):
+            add(name, f"give a number from {low:g} to {high:g}")
+    deadline = str(settings["call_routing_deadline_seconds"])
+    if settings["call_routing_method"] == "curl" and deadline not in ("1", "2", "1.0", "2.0"):
+        add("call_routing_deadline_seconds", "curl counts whole seconds: give 1 or 2")
+    if not _is_loopback(settings["call_routing_listen_address"]):
         add(
             "call_routing_listen_address",
             "FastAGI has no password: give an address of loopback, such as 127.0.0.1",
         )
-    known = targets({"phones": [], "queues": [], "boxes": [], "conferences": [], "named": {}})
-    known.update(settings["targets"])
-    named = settings["call_routing_destinations"]
-    own = {name: to for name, to in settings["targets"].items() if name not in named}
-    for name, to in named.items():
+    return found + list(_named_problems(settings))
+
+
+def _named_problems(settings: dict[str, Any]) -> Iterator[str]:
+    found = settings["targets"]
+    for name, to in settings["call_routing_destinations"].items():
         where = f"call_routing_destinations.{name}"
         if not NAME.fullmatch(str(name)):
-            found.append(f"{where}: the name may have letters, digits, _ . and - only")
-        if str(name) in RESERVED or f"extension:{name}" in own:
-            found.append(f"{where}: the PBX has a destination of that name; choose another")
-        if str(to) not in own and str(to) not in RESERVED:
-            found.append(f"{where} is {to!r}: the PBX has no such destination")
-    return found
+            yield f"{where}: the name may have letters, digits, _ . and - only"
+        if str(name) in RESERVED or f"extension:{name}" in found:
+            yield f"{where}: the PBX has a destination of that name; choose another"
+        if found.get(str(to)) is None or str(to) in settings["call_routing_destinations"]:
+            yield f"{where} is {to!r}: the PBX has no such destination"
 
 
 class FilterModule:
