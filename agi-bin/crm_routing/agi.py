@@ -85,9 +85,9 @@ class SafeAgi(AGI):
             if not line:
                 return
             key, _, value = line.partition(":")
-            # The last one counts: a line feed in the caller's name makes lines of the caller's
-            # own, and the arguments come after it.
-            self.env[key.strip()] = value.strip()
+            # The first one counts: a line feed in the caller's name makes lines of the caller's
+            # own, or ends them all, and whatever is used here comes before it.
+            self.env.setdefault(key.strip(), value.strip())
         raise AGIUnknownError("what Asterisk says first does not end")
 
     def _quote(self, string: object) -> str:

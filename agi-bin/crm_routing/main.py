@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0].startswith("--"):
             return _with_options(arguments)
-        return _script(settings_file.load())
+        return _script(settings_file.load(), arguments[0] if arguments else "")
     except SettingsError as error:
         # without ROUTE_RESULT the dialplan knows that nobody answered
         _syslog(3, str(error))
@@ -50,8 +50,8 @@ def _with_options(arguments: list[str]) -> int:
     return serve(settings, address.strip("[]"), int(port))
 
 
-def _script(settings: Settings) -> int:
-    """Serve the call on standard input and output.
+def _script(settings: Settings, number: str) -> int:
+    """Serve the call to ``number`` on standard input and output.
 
     SIGHUP, which says that the caller hung up, ends it: there is nothing to do any more.
     """
@@ -63,7 +63,7 @@ def _script(settings: Settings) -> int:
     router = Router(settings, breaker, _syslog)
     try:
         agi = SafeAgi(Lines(lambda size: os.read(0, size)), lambda data: os.write(1, data))
-        number = handle(agi, router, _syslog)
+        handle(agi, router, _syslog, number)
     except AGIError as error:
         _syslog(6, f"ended: {error}")
         return 0

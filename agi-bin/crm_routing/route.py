@@ -130,14 +130,14 @@ def _quoted(number: str) -> str:
     return number.replace("+", "%2B")
 
 
-def handle(agi: SafeAgi, router: Router, say: Say) -> str:
-    """Route the call that ``agi`` is about; return the number that was called.
+def handle(agi: SafeAgi, router: Router, say: Say, number: str) -> None:
+    """Route the call to ``number`` that ``agi`` is about.
 
-    Raises AGIHangup when it ends meanwhile.
+    Raises AGIError when it ends meanwhile.
     """
     began = time.monotonic()
     env: dict[str, str] = agi.env
-    number = reply.dialled(env.get("agi_arg_1", ""))
+    number = reply.dialled(number)
     call = reply.shown(env.get("agi_uniqueid", ""))[1:-1]
     try:
         decision = router.decide(reply.caller(env.get("agi_callerid", "")), number)
@@ -149,7 +149,6 @@ def handle(agi: SafeAgi, router: Router, say: Say) -> str:
     level = INFO if decision.result in ("routed", "no_route") else WARNING
     text = f"{call}: call to {number}: {decision.result}: {router.scrubbed(what)}"
     say(level, f"{text} ({taken:.0f} ms){told}")
-    return number
 
 
 def _tell(agi: SafeAgi, decision: Decision) -> str:

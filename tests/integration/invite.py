@@ -14,7 +14,10 @@ sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind(("127.0.0.2", 0))
 sock.connect(("127.0.0.1", 5060))
 port = b"%d" % sock.getsockname()[1]
-sdp = b"v=0\r\no=x 1 1 IN IP4 127.0.0.2\r\ns=-\r\nc=IN IP4 127.0.0.2\r\nt=0 0\r\nm=audio 40000 RTP/AVP 8\r\n"
+sdp = (
+    b"v=0\r\no=x 1 1 IN IP4 127.0.0.2\r\ns=-\r\nc=IN IP4 127.0.0.2\r\nt=0 0\r\n"
+    b"m=audio 40000 RTP/AVP 8\r\n"
+)
 
 
 def send(method: bytes, sequence: bytes, to: bytes = b"", body: bytes = b"") -> None:

@@ -95,9 +95,12 @@ def test_whatever_asterisk_answers_ends(data):
     assert b"200 " in data
 
 
-def test_the_arguments_win_over_lines_that_are_in_a_callers_name():
-    agi, _ = agi_of(b"agi_calleridname: a\nagi_arg_1: 666\nagi_arg_1: 123\n\n")
-    assert agi.env["agi_arg_1"] == "123"
+@pytest.mark.parametrize("rest", [b"agi_priority: 4\n\n", b"\n\nagi_priority: 4\n\n"])
+def test_lines_that_are_in_a_callers_name_change_nothing_before_it(rest):
+    said = b"agi_network_script: route/1\nagi_callerid: 2\nagi_calleridname: a\n"
+    agi, _ = agi_of(said + b"agi_callerid: 666\nagi_network_script: route/666\n" + rest)
+    assert agi.env["agi_network_script"] == "route/1"
+    assert agi.env["agi_callerid"] == "2"
 
 
 def test_a_name_that_is_not_utf_8_is_read():

@@ -92,11 +92,11 @@ def router_of(path, said, breaker=None):
 
 def call(router, said, caller="+491", number="+493055505"):
     """Route one call; return the variables that it got."""
-    env = f"agi_uniqueid: 1.2\nagi_callerid: {caller}\nagi_arg_1: {number}\n\n".encode()
+    env = f"agi_uniqueid: 1.2\nagi_callerid: {caller}\n\n".encode()
     answers = [env + b"200 result=1\n" * 10]
     sent = []
     agi = SafeAgi(Lines(lambda _: answers.pop() if answers else b""), sent.append)
-    handle(agi, router, lambda _, text: said.append(text))
+    handle(agi, router, lambda _, text: said.append(text), number)
     lines = [line.decode().rstrip() for line in sent]
     assert all(line.startswith("SET VARIABLE ") for line in lines)
     return dict(line[14:-1].split('" "') for line in lines)
@@ -362,10 +362,13 @@ def fastagi(write, capfd):
     capfd.readouterr()
 
 
+SCRIPT_LINE = "agi_network_script: route/123\n"
+
+
 def asterisk(port, caller="+491", answer=b"200 result=1\n"):
     """Be Asterisk for one call; return the lines that the server sent."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(f"agi_callerid: {caller}\nagi_arg_1: 123\n\n".encode())
+        connection.sendall(f"{SCRIPT_LINE}agi_callerid: {caller}\n\n".encode())
         lines, stream = [], connection.makefile("rb")
         while line := stream.readline():
             lines.append(line.decode().strip())
@@ -391,7 +394,7 @@ def test_the_server_answers_many_at_once(good, fastagi):
 def test_a_call_that_ends_badly_ends_alone(answer, good, fastagi):
     made = fastagi(good.url)
     with socket.create_connection(("127.0.0.1", made.port)) as connection:
-        connection.sendall(b"agi_callerid: 1\nagi_arg_1: 2\n\n" + answer)
+        connection.sendall(f"{SCRIPT_LINE}agi_callerid: 1\n\n".encode() + answer)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(5)
         while connection.recv(1000):
@@ -433,6 +436,7 @@ def script(tmp_path):
     (home / "lib" / "six.py").symlink_to(six.__file__)
 
     def run(path, data=b"", *options):
+        options = options or ("+49305",)
         return subprocess.run(
             [sys.executable, "-IS", home / "crm_route.py", *options],
             env={**os.environ, "CALL_ROUTING_SETTINGS": str(path)},
@@ -445,7 +449,7 @@ def script(tmp_path):
     return run
 
 
-CALL = b"agi_callerid: +491\nagi_arg_1: +49305\n\n" + b"200 result=1\n" * 9
+CALL = b"agi_callerid: +491\n\n" + b"200 result=1\n" * 9
 
 
 def test_the_script_routes_a_call(good, write, script):
