@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0].startswith("--"):
             return _with_options(arguments)
-        return _script(settings_file.load(), arguments[0] if arguments else "")
+        return _script(settings_file.load(), *(*arguments, "", "")[:2])
     except SettingsError as error:
         # without ROUTE_RESULT the dialplan knows that nobody answered
         _syslog(3, str(error))
@@ -50,7 +50,7 @@ def _with_options(arguments: list[str]) -> int:
     return serve(settings, address.strip("[]"), int(port))
 
 
-def _script(settings: Settings, number: str) -> int:
+def _script(settings: Settings, number: str, who: str) -> int:
     """Serve the call to ``number`` on standard input and output.
 
     SIGHUP, which says that the caller hung up, ends it: there is nothing to do any more.
@@ -63,7 +63,7 @@ def _script(settings: Settings, number: str) -> int:
     router = Router(settings, breaker, _syslog)
     try:
         agi = SafeAgi(Lines(lambda size: os.read(0, size)), lambda data: os.write(1, data))
-        handle(agi, router, _syslog, number)
+        handle(agi, router, _syslog, number, who)
     except AGIError as error:
         _syslog(6, f"ended: {error}")
         return 0

@@ -20,9 +20,9 @@ MOST_NAME = 80
 MOST_ID = 64
 MOST_URL = 500
 
-_DECORATION = str.maketrans("", "", " -.()/")
+_DECORATION = str.maketrans("", "", " -.()")
 _NUMBER = re.compile(rf"\+?[0-9]{{1,{MOST_DIGITS}}}")
-_DECORATED = re.compile(r"\+?[0-9]+(?:[ .()/-]{1,2}[0-9]+)*")
+_DECORATED = re.compile(r"\+?[0-9]+(?:[ .()-]{1,2}[0-9]+)*")
 # compiled when a reply has them
 _LANGUAGE = r"[a-z]{2,3}(?:[_-][A-Za-z]{2,4})?"
 _ID = r"[A-Za-z0-9_.:-]+"

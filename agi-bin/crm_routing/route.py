@@ -130,8 +130,11 @@ def _quoted(number: str) -> str:
     return number.replace("+", "%2B")
 
 
-def handle(agi: SafeAgi, router: Router, say: Say, number: str) -> None:
+def handle(agi: SafeAgi, router: Router, say: Say, number: str, who: str) -> None:
     """Route the call to ``number`` that ``agi`` is about.
+
+    ``who`` is empty, or ``anonymous`` where the dialplan saw that the caller's number is none: of
+    one with a line feed in it, AGI brings the first line alone.
 
     Raises AGIError when it ends meanwhile.
     """
@@ -140,7 +143,7 @@ def handle(agi: SafeAgi, router: Router, say: Say, number: str) -> None:
     number = reply.dialled(number)
     call = reply.shown(env.get("agi_uniqueid", ""))[1:-1]
     try:
-        decision = router.decide(reply.caller(env.get("agi_callerid", "")), number)
+        decision = router.decide(reply.caller(who or env.get("agi_callerid", "")), number)
     except Exception as error:  # noqa: BLE001 - a fault of ours is no reason to lose the call
         decision = Decision("error", f"{type(error).__name__}: {error}")
     told = _tell(agi, decision)

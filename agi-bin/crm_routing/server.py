@@ -86,9 +86,9 @@ class Server:
                 connection.settimeout(PEER_SECONDS)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 agi = SafeAgi(Lines(connection.recv), connection.sendall)
-                # agi://ADDRESS/route/NUMBER
-                _, _, number = agi.env.get("agi_network_script", "").partition("/")
-                handle(agi, self.router, say, number)
+                # agi://ADDRESS/route/NUMBER or agi://ADDRESS/route/NUMBER/anonymous
+                _, number, who, *_ = (agi.env.get("agi_network_script", "") + "//").split("/")
+                handle(agi, self.router, say, number, who)
         except AGIError as error:
             say(6, f"ended: {error}")
         finally:

@@ -96,7 +96,7 @@ def call(router, said, caller="+491", number="+493055505"):
     answers = [env + b"200 result=1\n" * 10]
     sent = []
     agi = SafeAgi(Lines(lambda _: answers.pop() if answers else b""), sent.append)
-    handle(agi, router, lambda _, text: said.append(text), number)
+    handle(agi, router, lambda _, text: said.append(text), number, "")
     lines = [line.decode().rstrip() for line in sent]
     assert all(line.startswith("SET VARIABLE ") for line in lines)
     return dict(line[14:-1].split('" "') for line in lines)
