@@ -343,3 +343,70 @@ def test_the_service_is_confined(lab: Lab) -> None:
     assert float(score.split("level for call-routing.service: ")[1].split()[0]) <= 2.0
     modes = lab.run("stat -c '%a %U:%G' /etc/call-routing/crm-token /opt/call-routing/crm_route.py")
     assert modes.splitlines() == ["640 root:asterisk", "755 root:root"]
+
+
+# --- the third way: Asterisk asks by itself. It comes last, since it converges the PBX twice.
+
+
+@pytest.fixture(scope="module")
+def curl(calls: Calls) -> Iterator[Callable[[str], None]]:
+    """Let the dialplan ask; then the URL that it asks can be changed."""
+    lab = calls.lab
+    playbook = ("site.yml", "--tags", "call_routing,pbx_configure")
+    done = lab.playbook(*playbook, "-e", "call_routing_method=curl")
+    assert done.returncode == 0, done.stdout
+    conf = "/etc/asterisk/extensions.d/call-routing.conf"
+    lab.run(f"cp -p {conf} /run/test-routing/curl.conf")
+    assert lab.exec("systemctl is-active call-routing").returncode != 0
+
+    def use(url: str) -> None:
+        lab.run(f"sed 's#http://127.0.0.1:8085/api#{url}#' /run/test-routing/curl.conf >{conf}")
+        lab.asterisk("dialplan reload")
+
+    yield use
+    done = lab.playbook(*playbook)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", CRMS)
+def test_whatever_the_crm_does_to_curl(
+    name: str, calls: Calls, curl: Callable[[str], None]
+) -> None:
+    url, result = CRMS[name]
+    # it takes plain text only, and has no limit of its own: what is not a destination is invalid
+    result = {"good": "invalid", "huge": "invalid"}.get(name, result)
+    curl(url)
+    found = calls.place()
+    assert found.result == result
+    assert found.queue == (CHOSEN if result == "routed" else FALLBACK)
+    assert found.milliseconds < LONGEST_MS
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_whoever_calls_with_curl(name: str, calls: Calls, curl: Callable[[str], None]) -> None:
+    curl(f"{HOSTILE}/text")
+    since = calls.lab.run("date +'%F %T.%6N'").strip()
+    assert calls.place(extension(name))[::2] == ("routed", CHOSEN)
+    numbers = {"good": "%2B491701230000", "lines": "12"}
+    wait_until(lambda: asked(calls.lab, since), 3, "the CRM was asked")
+    assert asked(calls.lab, since) == [f"/text/route/{numbers.get(name, 'anonymous')}/%2B493055505"]
+
+
+def test_curl_sends_the_token_and_no_console_shows_it(
+    calls: Calls, curl: Callable[[str], None]
+) -> None:
+    lab = calls.lab
+    curl("http://127.0.0.1:8085/api")
+    token = lab.run("cat /usr/local/share/lab/crm-token").strip()
+    lab.run(f"echo {token} >/etc/call-routing/crm-token")
+    shown = "/run/test-routing/console"
+    lab.run(
+        f"systemd-run --quiet --collect --unit test-console sh -c 'sleep 9 | asterisk -rvvvvv >{shown}'"
+    )
+    wait_until(lambda: lab.exec(f"test -s {shown}").returncode == 0, 5, "a console")
+    lab.run("lab-call provider +491701234567 +493055505 4")
+    time.sleep(1)
+    console = lab.run(f"cat {shown}")
+    assert "ROUTE_RESULT=routed" in console
+    assert token not in console
+    assert token not in lab.asterisk("dialplan show call-routing-curl")
