@@ -109,6 +109,22 @@ def _settings(folder: Path, port: int) -> Path:
 
 
 @contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Go before everything else on this machine, with all that is started meanwhile.
+
+    A time is measured then and no ratio: on a shared machine most of it would be the neighbours'.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+    except PermissionError as error:
+        raise NoLabError(f"real-time priority is needed to measure times: {error}") from None
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@contextlib.contextmanager
 def _process(port: int, *command: object) -> Iterator[int]:
     """Run a server until it is not needed; yield its process id once it listens."""
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
@@ -248,6 +264,7 @@ def bench(context: Context) -> Iterable[Row]:  # noqa: ARG001 - the lab is not n
         yield at_least("routing: FastAGI; peer: FastAGI with requests", served, naive, 3, unit)
         work = "routing: processor time of the script for a call; peer: import asterisk.agi"
         yield at_most(work, script_seconds, import_seconds, 1.5)
+        stack.enter_context(_undisturbed())
         stack.enter_context(_process(SLOW_CRM, python, HERE / "slow_crm.py", SLOW_CRM, CRM_SECONDS))
         server(SLOW, SLOW_CRM)
         late = _overheads(SLOW, SLOW_CRM)

@@ -25,9 +25,8 @@ class Handler(socketserver.StreamRequestHandler):
             env[key.strip()] = value.strip()
         caller = urllib.parse.quote(env["agi_callerid"])
         headers = {"Authorization": f"Token {TOKEN}"}
-        route = requests.get(
-            f"{URL}/route/{caller}/{env['agi_arg_1']}", headers=headers, timeout=2
-        ).json()
+        number = urllib.parse.quote(env["agi_network_script"].partition("/")[2])
+        route = requests.get(f"{URL}/route/{caller}/{number}", headers=headers, timeout=2).json()
         contact = requests.get(f"{URL}/lookup/{caller}", headers=headers, timeout=2).json()
         self.set_variable("ROUTE_TARGET", route["target"])
         self.set_variable("CRM_CONTACT", contact["id"])

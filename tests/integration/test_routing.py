@@ -400,9 +400,8 @@ def test_curl_sends_the_token_and_no_console_shows_it(
     token = lab.run("cat /usr/local/share/lab/crm-token").strip()
     lab.run(f"echo {token} >/etc/call-routing/crm-token")
     shown = "/run/test-routing/console"
-    lab.run(
-        f"systemd-run --quiet --collect --unit test-console sh -c 'sleep 9 | asterisk -rvvvvv >{shown}'"
-    )
+    command = f"sleep 9 | asterisk -rvvvvv >{shown}"
+    lab.run(f"systemd-run --quiet --collect --unit test-console sh -c '{command}'")
     wait_until(lambda: lab.exec(f"test -s {shown}").returncode == 0, 5, "a console")
     lab.run("lab-call provider +491701234567 +493055505 4")
     time.sleep(1)
