@@ -61,7 +61,9 @@ def test_each_line_counts_once_across_a_restart(store, tmp_path):
     assert seen["asterisk_route_requests_total{timeout}"] == 1
     assert seen["asterisk_route_requests_total{invalid}"] == 1
     assert seen["asterisk_route_requests_total{error}"] == 0
-    buckets = {k[28:]: v for k, v in seen.items() if "bucket" in k}
+    buckets = {
+        k.removeprefix("asterisk_route_seconds_bucket"): v for k, v in seen.items() if "bucket" in k
+    }
     assert buckets == {
         **dict.fromkeys(["{0.005}"], 1),
         **dict.fromkeys([f"{{{b / 1000}}}" for b in routing.BOUNDS_MS[1:9]], 2),
