@@ -146,6 +146,14 @@ def test_an_answer_after_a_usage_text_is_that_of_the_next_command():
     assert agi.get_variable("X") == "yes"
 
 
+@pytest.mark.parametrize("value", ["\x1b[31m", "\x07", "a\tb", "\x7f"])
+def test_a_control_character_is_no_value(value):
+    agi, sent = agi_of(ENV + b"200 result=1\n")
+    with pytest.raises(ValueError, match="control"):
+        agi.set_variable("X", value)
+    assert sent == []
+
+
 # --- numbers
 
 
@@ -158,7 +166,17 @@ def test_an_answer_after_a_usage_text_is_that_of_the_next_command():
         *((text, "anonymous") for text in ("", "anonymous", "../../etc", "1'2", "1\n2", "12${X}")),
         *(
             (text, "anonymous")
-            for text in ("1&2", "1/2", "1/../2", "1%2F2", "\uff11\uff12", "1" * 33, "+", "a1")
+            for text in (
+                "1&2",
+                "1/2",
+                "1    2",
+                "1/../2",
+                "1%2F2",
+                "\uff11\uff12",
+                "1" * 33,
+                "+",
+                "a1",
+            )
         ),
     ],
 )

@@ -119,6 +119,13 @@ def test_whatever_the_crm_does_the_call_goes_on(name, hostile, write):
     assert all(text.isprintable() for text in said)
 
 
+def test_a_token_that_is_said_back_is_not_logged_in_part_either(good, write):
+    said = []
+    good.directory._routes["+491"] = {"target": "x" * 60 + hostile_crm.TOKEN}
+    assert call(router_of(write(good.url), said), said)["ROUTE_RESULT"] == "invalid"
+    assert hostile_crm.TOKEN[:8] not in "".join(said)
+
+
 def test_a_crm_that_refuses_the_connection(free_port, write):
     said = []
     variables = call(router_of(write(f"http://127.0.0.1:{free_port()}"), said), said)

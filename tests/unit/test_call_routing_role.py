@@ -179,6 +179,7 @@ def test_the_openapi_file_is_whole():
         {},
         [],
         {"target": "101", "priority": "5"},
+        {"target": "101", "priority": True},
         {"target": "101", "priority": 101},
         {"target": "101", "priority": -1},
         {"target": "101", "language": "../x"},
