@@ -29,6 +29,7 @@ class Lab:
             input=stdin,
             capture_output=True,
             text=True,
+            errors="backslashreplace",  # a log may have a caller's bytes
             check=False,
             timeout=300,
         )
