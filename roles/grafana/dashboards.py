@@ -1056,7 +1056,10 @@ def agents() -> dashboard.Dashboard:
         number(
             "Mean occupancy",
             "Talking / (logged in - paused), over all members who log in, in the last hour.",
-            Query(f"avg(instance:asterisk_queue_agent_occupancy:ratio_rate1h{{{PBX}}})"),
+            Query(
+                f"clamp_max(sum(member:asterisk_queue_agent_talking_seconds:rate1h{{{PBX}}})"
+                f" / (sum(member:asterisk_queue_agent_ready_seconds:rate1h{{{PBX}}}) > 0), 1)"
+            ),
             unit="percentunit",
             none="nobody logs in",
             steps=[(None, GOOD), (0.85, WARN), (0.95, BAD)],
@@ -1124,11 +1127,12 @@ def agents() -> dashboard.Dashboard:
             "Available and paused",
             "Members of each queue who are available, and who are paused.",
             Query(
-                f"sum by (queue) (asterisk_queue_members_available{{{QUEUE}}})",
-                "available in {{queue}}",
+                f"sum by (instance, queue) (asterisk_queue_members_available{{{QUEUE}}})",
+                "available in {{queue}} on {{instance}}",
             ),
             Query(
-                f"sum by (queue) (asterisk_queue_members_paused{{{QUEUE}}})", "paused in {{queue}}"
+                f"sum by (instance, queue) (asterisk_queue_members_paused{{{QUEUE}}})",
+                "paused in {{queue}} on {{instance}}",
             ),
             dashed="^paused",
             size=(24, 8),

@@ -276,14 +276,14 @@ WORDS = {
     },
     "ru": {
         "firing": "[АВАРИЯ] QueueNobodyAvailable: R&D <b>waits</b> (всего 2)",
-        "resolved": "[УСТРАНЕНО] QueueNobodyAvailable: R&D <b>waits</b> (всего 2)",
+        "resolved": "[ЗАВЕРШЕНО] QueueNobodyAvailable: R&D <b>waits</b> (всего 2)",
         "about": "АТС: {pbx}, Очередь: R&D <night>",
         "since": r"Началось: \d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d CES?T",
         "lasted": r"Продолжалось: [\d:. CEST]+ – [\d:. CEST]+",
         "action": "Что делать:",
         "silence": "Заглушить на 2 часа, на сервере мониторинга: ",
         "links": ["Инструкция", "Дашборд", "Все оповещения"],
-        "over": "УСТРАНЕНО: QueueWaitLong",
+        "over": "ЗАВЕРШЕНО: QueueWaitLong",
     },
 }
 
@@ -489,7 +489,6 @@ def test_a_pbx_that_is_down_silences_its_other_alerts_only(run: Run) -> None:
     expected = {
         ("down", "QueueWaitLong", "critical"),
         ("down", "TrunkUnregistered", "warning"),
-        ("down", "MissedCalls", "critical"),
         ("up", "MissedCalls", "warning"),
     }
     wait_until(lambda: expected <= inhibited(), 20, "inhibited alerts")
@@ -498,7 +497,7 @@ def test_a_pbx_that_is_down_silences_its_other_alerts_only(run: Run) -> None:
     assert {name for _, name, _ in more} <= {"TrunkUnreachable", "AsteriskRestarted"}
     wait_until(lambda: run.webhooks("AsteriskDown"), 20, "AsteriskDown arrived")
     wait_until(lambda: len(other.webhooks("MissedCalls")) > 0, 20, "the other PBX's arrived")
-    assert run.webhooks("MissedCalls") == []
+    wait_until(lambda: run.webhooks("MissedCalls"), 20, "what the journals know arrived")
 
 
 def test_a_long_list_is_short_enough_for_telegram(run: Run) -> None:

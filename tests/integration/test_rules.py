@@ -29,7 +29,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
 #: What one alert says in Russian of 3725 seconds.
 RUSSIAN = {
     "summary": "Очередь support: звонящий ждёт уже 1 ч 2 мин 5 с (pbx1)",
-    "description": "Дольше всех в очереди support ждут 1 ч 2 мин 5 с; сейчас в ожидании: 4.",
+    "description": "Самое долгое ожидание в очереди support: 1 ч 2 мин 5 с; сейчас в ожидании: 4.",
     "action": "На АТС выполните: asterisk-exporter queues (кто ждёт и кто может ответить)",
 }
 

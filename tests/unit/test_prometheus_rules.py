@@ -236,7 +236,7 @@ def test_an_alert_gets_its_duration_its_page_and_its_dashboard():
         "summary": "{{ $value }}",
         "runbook_url": "https://wiki.example.net/Bad.html",
         "dashboard_url": "https://grafana.example.net/d/asterisk-queues"
-        "?var-pbx={{ $labels.instance | urlquery }}"
+        '?{{ if eq $labels.job "asterisk" }}var-pbx={{ $labels.instance | urlquery }}{{ end }}'
         "{{ with $labels.queue }}&var-queue={{ . | urlquery }}{{ end }}",
     }
 

@@ -272,11 +272,10 @@ def thresholds(settings: Settings) -> list[Rule]:
 def recent(window: str) -> list[Rule]:
     """Return the recording rules for missed calls in the inventory's window.
 
-    increase() does not see the first value of a series. A destination that appears with its first
-    missed call is known by this: a window ago the same exporter had other destinations. Then all
-    of its value is new. increase() is no whole number either, hence the rounding.
+    increase() is no whole number, hence the rounding.
     """
     missed = "asterisk_missed_calls_total"
+    inbound = 'asterisk_calls_total{direction="inbound"}'
     return [
         {
             "record": "asterisk_missed_calls_recent_window:seconds",
@@ -286,10 +285,7 @@ def recent(window: str) -> list[Rule]:
             "record": "destination:asterisk_missed_calls_recent:count",
             "expr": f"""\
 round(sum by (job, instance, destination) (
-  ({missed} unless {missed} offset {window})
-    and on (job, instance) {missed} offset {window}
-    or
-  increase({missed}[{window}])
+{grown(missed, window)}
 ))""",
         },
         {
@@ -299,10 +295,28 @@ clamp_max(
   destination:asterisk_missed_calls_recent:count
     / on (job, instance) group_left ()
   (round(sum by (job, instance) (
-    increase(asterisk_calls_total{{direction="inbound"}}[{window}])
+{grown(inbound, window)}
   )) > 0), 1)""",
         },
     ]
+
+
+def grown(series: str, window: str) -> str:
+    """Return PromQL for how much a counter has grown in a window, where increase() is blind.
+
+    increase() does not see the first value of a series. A destination that appears with its first
+    missed call is known by this: a window ago the same exporter had other destinations. Then all
+    of its value is new. And when nobody has looked for a window (Prometheus or the exporter was
+    away), what counts is the growth since the last look of that day.
+    """
+    return f"""\
+  ({series} unless {series} offset {window})
+    and on (job, instance) {series} offset {window}
+    or
+  ({series} - last_over_time({series}[1d] offset {window}) >= 0
+    unless on (job, instance) {series} offset {window})
+    or
+  increase({series}[{window}])"""
 
 
 def seconds(duration: str) -> str:
@@ -379,7 +393,7 @@ def rendered_rule(
     if dashboard and grafana_url:
         annotations["dashboard_url"] = (
             f"{grafana_url.rstrip('/')}/d/{dashboard}"
-            "?var-pbx={{ $labels.instance | urlquery }}"
+            '?{{ if eq $labels.job "asterisk" }}var-pbx={{ $labels.instance | urlquery }}{{ end }}'
             "{{ with $labels.queue }}&var-queue={{ . | urlquery }}{{ end }}"
         )
     override = {"for": alert_for[alert]} if alert in alert_for else {}
@@ -395,4 +409,5 @@ class FilterModule:
             "prometheus_rules_generated": generated,
             "prometheus_rules_problems": problems,
             "prometheus_rules_rendered": rendered,
+            "prometheus_seconds": lambda duration: float(seconds(duration)),
         }
