@@ -387,8 +387,8 @@ def _explain(error: Exception, path: Path) -> str:
             lines.append(f"{path}: {key}: unknown key; expected one of: {_known(item['loc'])}")
             continue
         said = item["msg"].replace("Value error, ", "").replace("Input should be", "expected")
-        # a URL may hold a password
-        given = re.sub("//[^/]*@", "//\u2026@", repr(item["input"]))
+        # a URL may hold a password, and that a /
+        given = re.sub("//.*@", "//\u2026@", repr(item["input"]))
         lines.append(f"{path}: {key}: {given}: {said}")
     return "\n".join(lines)
 

@@ -207,6 +207,15 @@ def test_reading_a_state_that_is_not_there(tmp_path):
         pass
 
 
+def test_reading_a_state_of_another_layout_says_what_to_do(tmp_path):
+    JournalStore(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("PRAGMA user_version = 1")
+    said = "has the layout 1.*systemctl restart asterisk-exporter"
+    with pytest.raises(JournalStoreError, match=said), read_only(tmp_path):
+        pass
+
+
 def test_a_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalStoreError, match="state directory"):

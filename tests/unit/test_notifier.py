@@ -30,7 +30,7 @@ from asterisk_exporter import config
 from asterisk_exporter.cli import main
 from asterisk_exporter.journal.store import FILE_NAME, Change, JournalStore
 from asterisk_exporter.missed import MissedCall
-from asterisk_exporter.notifier import event
+from asterisk_exporter.notifier import event, webhook
 from asterisk_exporter.notifier.delivery import (
     REFUSED_TRIES,
     Notifier,
@@ -416,6 +416,8 @@ def test_without_a_journal_it_waits(pbx, crm, caplog):
     assert deliver(notifier) == 1
     assert deliver(notifier) == 2
     assert caplog.text.count("cannot read") == 1
+    # its own disk is not spared by a long wait
+    assert [deliver(notifier) for _ in range(8)][2:] == [10.0] * 6
     hidden.rename(pbx.journal)
     pbx.miss()
     assert deliver(notifier) is None
@@ -579,6 +581,14 @@ def test_a_call_that_is_refused_is_left_out_in_the_end(pbx, crm, caplog):
     assert (pbx.kept.sent, pbx.kept.refused, pbx.kept.failures) == (2, 1, REFUSED_TRIES)
 
 
+def test_an_outage_before_does_not_prolong_the_refusals(pbx, crm):
+    crm.behave = lambda n: answers("500 No") if n < 10 else answers("400 No")
+    notifier = pbx.started(crm.url)
+    pbx.miss()
+    waits = [deliver(notifier) for _ in range(10 + REFUSED_TRIES)]
+    assert waits[10:] == [*(2**n for n in range(REFUSED_TRIES - 1)), None]
+
+
 def test_other_failures_do_not_count_as_refusals(pbx, crm):
     crm.behave = lambda n: answers("500 No") if n % 3 else answers("400 No")
     notifier = pbx.started(crm.url)
@@ -712,10 +722,19 @@ def test_waits_grow_and_have_bounds(tries, asked, jitter):
         (formatdate(1_000_090, usegmt=True), 90),
         (formatdate(999_000, usegmt=True), 0),
         ("Thu, 99 Foo 2026 00:00:00 GMT", None),
+        ("Tue, 24 Nov", None),
     ],
 )
 def test_retry_after(value, seconds):
     assert retry_after(value, 1_000_000) == seconds
+
+
+def test_a_date_on_which_python_3_9_stumbles(monkeypatch):
+    def stumble(_value):
+        raise IndexError("string index out of range")
+
+    monkeypatch.setattr(webhook, "parsedate_to_datetime", stumble)
+    assert retry_after("Tue, 24 Nov", 0) is None
 
 
 def test_the_crm_is_left_alone_for_as_long_as_it_asks(pbx, crm):
@@ -734,6 +753,7 @@ def test_the_crm_is_left_alone_for_as_long_as_it_asks(pbx, crm):
         ("http://127.0.0.1:8000/a", "http://127.0.0.1:8000/a", "/a"),
         ("http://[::1]/a", "http://[::1]/a", "/a"),
         ("http://localhost/a", "http://localhost/a", "/a"),
+        (f"https://{'a' * 63}.de./", f"https://{'a' * 63}.de./", "/"),
     ],
 )
 def test_urls(text, shown, target):
@@ -760,6 +780,10 @@ def test_urls(text, shown, target):
         ("https://crm.example.com:99999/", "ort"),
         ("https://crm.example.com:x/", "ort"),
         ("https://[2001:db8::1/", "IPv6"),
+        ("https://crm..example.com/", "between the dots"),
+        ("https://.example.com/", "between the dots"),
+        ("https://crm.example.com../", "between the dots"),
+        (f"https://{'a' * 64}.example.com/", "1 to 63"),
     ],
 )
 def test_urls_that_are_refused(text, said, tmp_path):
@@ -769,6 +793,15 @@ def test_urls_that_are_refused(text, said, tmp_path):
     with pytest.raises(config.ConfigError, match=r"notifier\.url") as raised:
         config.parse(f'cdr: {{source: csv}}\nnotifier: {{url: "{text}"}}\n', tmp_path / "a.yml")
     assert "user:pass" not in str(raised.value)
+
+
+def test_a_password_with_a_slash_is_not_shown(tmp_path):
+    text = "notifier: {url: 'https://user:pa/ss@crm.example.com/'}"
+    with pytest.raises(config.ConfigError, match=r"notifier\.url") as raised:
+        config.parse(f"cdr: {{source: csv}}\n{text}\n", tmp_path / "a.yml")
+    assert "ss@" not in str(raised.value)
+    assert "pa/" not in str(raised.value)
+    assert "https://\u2026@crm.example.com/" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -850,6 +883,16 @@ def test_metrics(pbx, crm, caplog):
     assert samples(collector) == {**nothing, **failed, "asterisk_notifier_sent_total": 2}
     assert not caplog.records or "state" not in caplog.text
     assert {f.name for f in collector.describe()} == {f.name for f in collector.collect()}
+
+
+def test_counters_do_not_jump_from_zero(pbx, crm):
+    """Zeros before the first look and of a damaged file would be resets and increases."""
+    pbx.started(crm.url)
+    collector = NotifierCollector(pbx.journal, pbx.state)
+    assert not any(family.samples for family in collector.collect())
+    assert "asterisk_notifier_sent_total" in samples(collector)
+    (pbx.state / STATE).write_text("nonsense")
+    assert not [name for name in samples(collector) if name.endswith("_total")]
 
 
 def test_metrics_of_what_cannot_be_read(pbx, crm, caplog):

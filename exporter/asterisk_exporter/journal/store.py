@@ -302,7 +302,9 @@ def read_only(directory: Path) -> Iterator[sqlite3.Connection]:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != VERSION:
                 raise JournalStoreError(
-                    f"{path} has the layout {version}; this asterisk-exporter reads {VERSION}."
+                    f"{path} has the layout {version}; this asterisk-exporter reads {VERSION}. "
+                    "Expected the state of a service of the same version. Type: systemctl restart "
+                    "asterisk-exporter"
                 )
             yield db
         finally:

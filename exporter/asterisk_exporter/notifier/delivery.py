@@ -21,6 +21,8 @@ POLL_SECONDS = 1.0
 BATCH = 100
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 300.0
+#: The same for what fails on our own disk: nobody is spared by a long wait.
+LONGEST_LOCAL_SECONDS = 10.0
 #: The longest that the CRM may ask us to wait (Retry-After).
 LONGEST_ASKED_SECONDS = 900.0
 #: Answers that say that this call will never be taken; others may be about the setup.
@@ -127,7 +129,8 @@ class Notifier:
                         return wait
         except (StateError, JournalStoreError) as error:
             self._failed(type(error).__name__, str(error))
-            return wait_seconds(self._tries, None, self._jitter())
+            wait = wait_seconds(self._tries, None, self._jitter())
+            return min(wait, LONGEST_LOCAL_SECONDS)
         finally:
             # no connection is kept that the CRM may close at any moment
             self._webhook.close()
@@ -152,7 +155,9 @@ class Notifier:
         self._refusals = self._refusals + 1 if answer.status in REFUSALS else 0
         if self._refusals < REFUSED_TRIES:
             self._keep(failed)
-            return wait_seconds(self._tries, answer.retry_after, self._jitter())
+            # an outage before it does not count: the two minutes are those of this call
+            tries = self._refusals or self._tries
+            return wait_seconds(tries, answer.retry_after, self._jitter())
         log.error("notifier: the call %s is left out: %s", call.linkedid, answer)
         self._said, self._tries, self._refusals = None, 0, 0
         self._keep(replace(failed, cursor=number, refused=failed.refused + 1))

@@ -24,7 +24,8 @@ class NotifierCollector(Collector):
     """Looks every 5 seconds in a thread of its own, so that no scrape waits for the disk.
 
     While the notifier has no state that can be read, it has not begun: then the calls are pending
-    that ended since this exporter started, so that a notifier that never ran is noticed.
+    that ended since this exporter started, so that a notifier that never ran is noticed. Of a state
+    that cannot be read there are no counters: as zeros they would jump when it can be read again.
 
     Yields::
 
@@ -39,7 +40,7 @@ class NotifierCollector(Collector):
         self._journal_directory = journal_directory
         self._file = StateFile(notifier_directory)
         self._first = first_state()
-        self._state: State = self._first
+        self._state: State | None = None
         self._pending: tuple[int, float | None] | None = None
         self._said: str | None = None
         self._told = threading.Event()
@@ -64,10 +65,10 @@ class NotifierCollector(Collector):
         try:
             self._state = self._file.load() or self._first
         except StateError as error:
-            self._state, problem = self._first, str(error)
+            self._state, problem = None, str(error)
         try:
             with read_only(self._journal_directory) as db:
-                at = follow(db, self._state)
+                at = follow(db, self._state or self._first)
                 self._pending = db.execute(_PENDING, (at.cursor, at.since)).fetchone()
         except JournalStoreError as error:
             self._pending, problem = None, str(error)
@@ -83,9 +84,10 @@ class NotifierCollector(Collector):
         """Return the families as of the last look."""
         pending, oldest, sent, failures, refused = families = _families()
         state, found = self._state, self._pending
-        sent.add_metric([], state.sent)
-        failures.add_metric([], state.failures)
-        refused.add_metric([], state.refused)
+        if state is not None:
+            sent.add_metric([], state.sent)
+            failures.add_metric([], state.failures)
+            refused.add_metric([], state.refused)
         if found is not None:
             count, since = found
             pending.add_metric([], count)

@@ -23,6 +23,8 @@ from asterisk_exporter.text import clean
 #: Of an answer, so much is read at most, and so much is shown.
 LONGEST_ANSWER = 65_536
 SHOWN_ANSWER = 200
+#: A part of a host name has so many characters at most.
+LONGEST_LABEL = 63
 
 
 class WebhookError(Exception):
@@ -73,6 +75,11 @@ class Url:
         parts = urlsplit(text)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("expected https:// and a host, such as https://crm.example.com/missed")
+        if not all(0 < len(label) <= LONGEST_LABEL for label in _labels(parts.hostname)):
+            raise ValueError(
+                f"expected a host name whose parts between the dots have 1 to {LONGEST_LABEL} "
+                "characters"
+            )
         if parts.username is not None:
             raise ValueError("expected no user or password in the URL: the signature is the proof")
         if parts.fragment:
@@ -97,6 +104,11 @@ class Url:
     def __str__(self) -> str:
         """Return it without the query."""
         return f"http{'s' if self.secure else ''}://{self.authority}{self.path}"
+
+
+def _labels(host: str) -> list[str]:
+    # an IPv6 address has none; a dot at the end is the root
+    return [] if ":" in host else host[: -1 if host.endswith(".") else None].split(".")
 
 
 def _is_loopback(host: str) -> bool:
@@ -258,6 +270,7 @@ def retry_after(value: str | None, now: float) -> float | None:
         pass
     try:
         seconds = parsedate_to_datetime(value).timestamp() - now
-    except (TypeError, ValueError, OverflowError):
+    # IndexError: Python 3.9, of a date that is cut short
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
