@@ -55,6 +55,11 @@ class Look:
     today_error: str | None = None
     journals: tuple[tuple[str, bool], ...] = ()
 
+    @property
+    def missed_unknown(self) -> bool:
+        """Whether there are call records that are not read."""
+        return self.missed is None and ("cdr", False) in self.journals
+
     def of(self, names: Sequence[str] = ()) -> tuple[Summary, Missed | None]:
         """Return the queues that were asked for, with their total; no names are all.
 

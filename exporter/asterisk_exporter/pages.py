@@ -32,7 +32,8 @@ def all_pages(config: Config, address: str, live: Live) -> Mapping[str, Callable
         title = config.wallboard.title or config.system_name or "Asterisk"
         objective, look = config.wallboard.objective_percent, live.look()
         try:
-            made = wallboard.Board(title, objective, *look.of(view.queues))
+            found = look.of(view.queues)
+            made = wallboard.Board(title, objective, *found, look.missed_unknown)
         except UnknownQueueError as error:
             # shown and not 404: Asterisk may lack a queue while it starts
             unknown = Summary(look.at, error=str(error))

@@ -37,6 +37,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "now": "Now",
         "today": "Today",
         "missed": "Missed calls today",
+        "no_missed": "Missed calls are not known",
         "call_back": "to call back",
         "down": "Asterisk does not answer",
         "unknown_queue": "No such queue",
@@ -62,6 +63,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "now": "Сейчас",
         "today": "Сегодня",
         "missed": "Пропущено сегодня",
+        "no_missed": "О пропущенных нет данных",  # noqa: RUF001 - Cyrillic
         "call_back": "перезвонить",
         "down": "Asterisk не отвечает",
         "unknown_queue": "Нет такой очереди",
@@ -97,6 +99,7 @@ class View:
 class Board:
     """What is shown. ``missed`` is None without current call records.
 
+    ``missed_unknown``: there are call records, but they are not read.
     ``problem`` names the headline when the summary has no queues but an error.
     """
 
@@ -104,6 +107,7 @@ class Board:
     objective_percent: float
     summary: Summary
     missed: Missed | None = None
+    missed_unknown: bool = False
     problem: Literal["down", "unknown_queue"] = "down"
 
 
@@ -172,6 +176,8 @@ def _board(board: Board, texts: Mapping[str, str]) -> str:
         if callers:
             text = f'▲ {texts["call_back"]} <b data-figure="outstanding">{callers}</b>'
             missed += f' <span class="open">{text}</span>'
+    elif board.missed_unknown:
+        missed = f'<span class="open">▲ {texts["no_missed"]}</span>'
     parts = [
         f'<main id="board" data-build="{BUILD}" data-time="{at:%H:%M:%S}"'
         f' data-refresh="{REFRESH_SECONDS}" data-stale="{STALE_SECONDS}">',
@@ -241,11 +247,9 @@ def _today(
 
 def _state(queue: QueueSummary, texts: Mapping[str, str]) -> tuple[str, str]:
     """Return what is wrong in a queue now: its colour, and the words that say the same."""
-    if queue.over_service_level:
-        over = f"▲ {queue.over_service_level}"
-        if queue.service_level_seconds is not None:
-            over += f" > {queue.service_level_seconds} s"
-        return "bad", over
+    # 0 s is Asterisk's default: no service level has been set
+    if queue.over_service_level and queue.service_level_seconds:
+        return "bad", f"▲ {queue.over_service_level} > {queue.service_level_seconds} s"
     if queue.waiting and not queue.available:
         return "warn", f"▲ {texts['nobody']}"
     return "", ""

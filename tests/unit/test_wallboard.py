@@ -132,6 +132,12 @@ def test_what_is_wrong_has_a_colour_and_a_word(number):
         assert "▲" not in shown.text.replace("▲ No connection", "")
 
 
+def test_a_service_level_that_is_not_set_is_not_missed():
+    shown = Figures(page(queue(over_service_level=2, service_level_seconds=0, available=0)))
+    assert "warn" in shown.states["support"]
+    assert "> 0 s" not in shown.text
+
+
 @pytest.mark.parametrize(
     ("in_level", "text", "state"),
     [(100, "100 %", "good"), (80, "80 %", "good"), (79, "▼ 79 %", "bad"), (0, "▼ 0 %", "bad")],
@@ -203,6 +209,17 @@ def test_missed_calls():
     assert "▲ to call back 4" in shown.text
     assert "to call back" not in Figures(page(queue(), missed=Missed(17, 0))).text
     assert "Missed calls" not in Figures(page(queue())).text
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [("en", "▲ Missed calls are not known"), ("ru", "▲ О пропущенных нет данных")],  # noqa: RUF001
+)
+def test_missed_calls_that_are_not_known(language, text):
+    for unknown in (True, False):
+        made = Board("pbx1", 80, board(queue()).summary, missed_unknown=unknown)
+        shown = Figures(wallboard.page(made, View(language=language)))
+        assert (text in shown.text) == unknown
 
 
 def test_languages_have_the_same_texts():
@@ -297,6 +314,9 @@ def test_chosen_queues_and_their_missed_calls():
         look().of(("support", "suport"))
     assert look(queues=None, error="gone").of(("suport",)) == (Summary(AT, error="gone"), None)
     assert look(missed=None).of()[1] is None
+    assert look(missed=None, journals=(("cdr", False),)).missed_unknown
+    assert not look(missed=None, journals=(("queue_log", False),)).missed_unknown
+    assert not look(journals=(("cdr", False),)).missed_unknown
 
 
 @pytest.mark.parametrize(
@@ -528,6 +548,8 @@ def test_todays_missed_calls_from_the_state_file(target_of, ami_server, behave, 
     assert live.look().of(("sales",))[1] == Missed(0, 0)
     journal.ok, clock[0] = False, 10.0
     assert live.look().of()[1] is None
+    made = pages.all_pages(settings, "127.0.0.1", live)["/wallboard"]({})
+    assert "Missed calls are not known" in str(made)
     journal.ok, clock[0] = True, 20.0
     with sqlite3.connect(tmp_path / "journal.sqlite") as db:
         db.execute("DROP TABLE missed")
