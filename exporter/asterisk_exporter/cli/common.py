@@ -1,8 +1,9 @@
-"""What the commands share: ``--config``, durations, and how they end when they cannot go on."""
+"""What the commands share: options, durations, and how they end when they cannot go on."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import sys
 from datetime import timedelta
@@ -31,6 +32,22 @@ def config_option(command: Command) -> Command:
         metavar="FILE",
         help=f"Configuration file. Default: ${config.PATH_VARIABLE}, else {config.DEFAULT_PATH}.",
     )(command)
+
+
+def log_level_option(command: Command) -> Command:
+    """Add ``--log-level``, for ``log_to_stderr``."""
+    return click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        show_default=True,
+        help="The least severe messages to log, to standard error.",
+    )(command)
+
+
+def log_to_stderr(level: str) -> None:
+    """Log as the services do: the journal adds the time."""
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(message)s")
 
 
 class Duration(DurationType):

@@ -13,7 +13,7 @@ from types import FrameType
 import click
 
 from asterisk_exporter import __version__, config
-from asterisk_exporter.cli.common import config_option, stop
+from asterisk_exporter.cli.common import config_option, log_level_option, log_to_stderr, stop
 from asterisk_exporter.cli.terminal import json_text
 from asterisk_exporter.journal.store import JournalStoreError
 from asterisk_exporter.notifier import event
@@ -34,13 +34,7 @@ log = logging.getLogger("asterisk_exporter.notifier")
 @click.option("--once", is_flag=True, help="Deliver what is pending, and end.")
 @click.option("--dry-run", is_flag=True, help="Print what is pending, send nothing.")
 @click.option("--test", "test_event", is_flag=True, help="Send one made-up call, and end.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="The least severe messages to log, to standard error.",
-)
+@log_level_option
 def notify(
     *, config_path: Path | None, once: bool, dry_run: bool, test_event: bool, log_level: str
 ) -> None:
@@ -51,7 +45,7 @@ def notify(
     """
     if once + dry_run + test_event > 1:
         raise click.UsageError("expected one of --once, --dry-run and --test.")
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(message)s")
+    log_to_stderr(log_level)
     try:
         settings, path = config.load(config_path)
         section, secret = config.notifier(settings, path)

@@ -21,7 +21,7 @@ from asterisk_exporter import __version__, config, pages, web
 from asterisk_exporter.ami.client import Deadline
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.ami.session import AmiSession
-from asterisk_exporter.cli.common import config_option, stop
+from asterisk_exporter.cli.common import config_option, log_level_option, log_to_stderr, stop
 from asterisk_exporter.collectors import all_collectors
 from asterisk_exporter.collectors.filesystems import FilesystemCollector
 from asterisk_exporter.collectors.queues import queue_params
@@ -48,13 +48,7 @@ log = logging.getLogger("asterisk_exporter")
 @config_option
 @click.option("--listen", "address", metavar="ADDRESS", help="Overrides listen.address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Overrides listen.port.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="The least severe messages to log, to standard error.",
-)
+@log_level_option
 @click.option(
     "--backfill",
     is_flag=True,
@@ -72,7 +66,7 @@ def serve(
 
     Exits 0 when it was told to end and 2 when it cannot start.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(message)s")
+    log_to_stderr(log_level)
     try:
         settings, path = config.load(config_path)
         target = config.target(settings, path)
