@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from lab import HOST, ROOT, Lab
+from scripts import load
 
 ROLE = ROOT / "roles/prometheus"
 #: Files of thresholds that tests/rules name, by what differs from the role's defaults.
@@ -35,13 +34,7 @@ RUSSIAN = {
 
 
 def filters(name: str = "prometheus_rules") -> ModuleType:
-    path = ROLE / f"filter_plugins/{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(f"roles/prometheus/filter_plugins/{name}.py")
 
 
 def generated(**settings: Any) -> str:

@@ -1,6 +1,5 @@
 """The role call_routing: what a reply may say, its preflight, its lock; and the CRM's contract."""
 
-import importlib.util
 import json
 import re
 import threading
@@ -12,19 +11,13 @@ import jsonschema
 import pytest
 import yaml
 from crm_server import CrmServer, Directory
+from scripts import load
 
 from crm_routing import reply
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENAPI = yaml.safe_load((ROOT / "docs/crm-openapi.yaml").read_text())
 TOKEN = "token-0123456789"
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 role = load("roles/call_routing/filter_plugins/call_routing.py")

@@ -1,17 +1,16 @@
 """The dashboards: generated, complete, and made of what the appliance has."""
 
 import functools
-import importlib.util
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from scripts import load
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("roles/grafana/files/dashboards/*.json"))
@@ -61,12 +60,7 @@ OTHER_NAMES = {
 
 
 def generator():
-    path = ROOT / "roles" / "grafana" / "dashboards.py"
-    spec = importlib.util.spec_from_file_location("dashboards", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["dashboards"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load("roles/grafana/dashboards.py")
 
 
 def names(expr):

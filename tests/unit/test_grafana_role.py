@@ -4,7 +4,6 @@ No Debian has a Grafana: a stand-in keeps to what Grafana's documentation says o
 """
 
 import http.server
-import importlib.util
 import json
 import re
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scripts import load
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles" / "grafana"
@@ -23,11 +23,7 @@ TOKEN = "glsa_a-token-of-nobody"
 
 
 def plugin():
-    path = ROLE / "filter_plugins" / "grafana.py"
-    spec = importlib.util.spec_from_file_location("grafana_filters", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("roles/grafana/filter_plugins/grafana.py")
 
 
 GOOD = {

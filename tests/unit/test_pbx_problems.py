@@ -1,17 +1,13 @@
 """What the preflight of the role pbx says about an inventory, and that it says no secret."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import yaml
+from scripts import load
 
 ROLE = Path(__file__).parents[2] / "roles" / "pbx"
-_spec = importlib.util.spec_from_file_location(
-    "pbx_problems", ROLE / "filter_plugins" / "pbx_problems.py"
-)
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
+_module = load("roles/pbx/filter_plugins/pbx_problems.py")
 pbx_problems = _module.pbx_problems
 
 TRUNK = {"name": "provider", "host": "192.0.2.10"}

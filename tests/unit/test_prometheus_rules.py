@@ -1,6 +1,5 @@
 """The rules of the role prometheus as far as the controller makes them; promtool tests the rest."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -11,21 +10,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from scripts import load
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/prometheus"
 RULE_FILES = sorted((ROLE / "files/rules").glob("*.yml"))
 
 
-def load():
-    path = ROLE / "filter_plugins/prometheus_rules.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-rules = load()
+rules = load("roles/prometheus/filter_plugins/prometheus_rules.py")
 DEFAULTS = {
     name.removeprefix("prometheus_"): value
     for name, value in yaml.safe_load((ROLE / "defaults/main.yml").read_text()).items()

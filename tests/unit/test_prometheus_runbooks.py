@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 ROOT = Path(__file__).parents[2]
-PLUGIN = ROOT / "roles/prometheus/filter_plugins/prometheus_runbooks.py"
 RUNBOOKS = {path.stem: path.read_text() for path in (ROOT / "docs/runbooks").glob("*.md")}
 MARKDOWN = """# Bad
 
@@ -24,10 +23,7 @@ echo "{{ x }}" <b>
 
 @pytest.fixture(scope="module")
 def pages():
-    spec = importlib.util.spec_from_file_location(PLUGIN.stem, PLUGIN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("roles/prometheus/filter_plugins/prometheus_runbooks.py")
 
 
 def test_what_looks_like_a_template_stays_text(pages):

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import importlib.util
 import re
 from pathlib import Path
 
@@ -11,15 +10,9 @@ import pytest
 import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from scripts import load
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 database = load("roles/cdr_database/filter_plugins/cdr_database.py")

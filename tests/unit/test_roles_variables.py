@@ -1,21 +1,17 @@
 """Defaults, argument specs and the documents made from them agree, in every role."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import yaml
+from scripts import load
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
 
 
 def generator():
-    path = ROOT / "docs" / "generate_variables.py"
-    spec = importlib.util.spec_from_file_location("generate_variables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("docs/generate_variables.py")
 
 
 def entry_points(role):

@@ -1,12 +1,12 @@
 # ruff: noqa: RUF001 (Russian is checked here)
 """The alerts' texts in Russian say of what the English ones say, with the same figures."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from scripts import load
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/prometheus"
 TRANSLATION = yaml.safe_load((ROLE / "files/translations/ru.yml").read_text())
@@ -27,15 +27,7 @@ LATIN = re.compile(
 )
 
 
-def load():
-    path = ROLE / "filter_plugins/prometheus_translations.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-translations = load()
+translations = load("roles/prometheus/filter_plugins/prometheus_translations.py")
 RULES = [
     (translations.key_of(rule, TRANSLATION["alerts"]), rule["annotations"])
     for path in sorted((ROLE / "files/rules").glob("*.yml"))
