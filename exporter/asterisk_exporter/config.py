@@ -287,6 +287,26 @@ class Wallboard(_Section):
     objective_percent: float = Field(default=80.0, gt=0, le=100)
 
 
+class DoctorCallRouting(_Section):
+    """The routing script, its settings, and where it listens: ``host:port``; null, it does not."""
+
+    script: Path = Path("/opt/call-routing/crm_route.py")
+    settings: Path = Path("/etc/call-routing/settings.json")
+    listen: Optional[str] = None
+
+
+class Doctor(_Section):
+    """What ``asterisk-exporter doctor`` looks at beside what the other sections name.
+
+    ``contexts``: of the dialplan, without which calls are lost. ``call_routing`` null: the CRM is
+    not asked. ``prometheus_url`` null: nobody here knows where Prometheus is.
+    """
+
+    contexts: list[Context] = []
+    call_routing: Optional[DoctorCallRouting] = None
+    prometheus_url: Optional[str] = Field(default=None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+
+
 class Config(_Section):
     """The whole file; every key has a default.
 
@@ -309,6 +329,7 @@ class Config(_Section):
     notifier: Optional[Notifier] = None
     filesystems: list[str] = ["/var/spool/asterisk"]
     wallboard: Wallboard = Wallboard()
+    doctor: Doctor = Doctor()
 
     @field_validator("filesystems")
     @classmethod

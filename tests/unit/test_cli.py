@@ -44,7 +44,7 @@ def test_every_command_and_option_has_help():
         shown = run(name, "--help")
         assert shown.exit_code == 0
         assert command.help.splitlines()[0] in shown.output
-    names = {"serve", "check", "check-config", "missed", "notify", "queues", "cdr"}
+    names = {"serve", "check", "check-config", "doctor", "missed", "notify", "queues", "cdr"}
     assert set(commands()) == names
     assert names <= set(run("--help").output.split())
 

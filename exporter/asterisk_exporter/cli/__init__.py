@@ -14,6 +14,7 @@ from asterisk_exporter.cli.common import stop
 COMMANDS = {
     "cdr": "asterisk_exporter.cli.cdr:cdr",
     "check": "asterisk_exporter.cli.check:check",
+    "doctor": "asterisk_exporter.cli.doctor:doctor",
     "missed": "asterisk_exporter.cli.missed:missed_command",
     "notify": "asterisk_exporter.cli.notify:notify",
     "queues": "asterisk_exporter.cli.queues:queues_command",

@@ -1,0 +1,63 @@
+"""The chain: each link in the order in which they depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+from asterisk_exporter.ami.errors import AmiError
+from asterisk_exporter.config import ConfigError
+from asterisk_exporter.doctor import ami
+from asterisk_exporter.doctor.finding import Examined, Finding, critical
+from asterisk_exporter.doctor.pbx import LookError, Pbx
+from asterisk_exporter.health import Status
+from asterisk_exporter.journal.runner import SourceError
+from asterisk_exporter.journal.store import JournalStoreError
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link: its name for people and programs, and how to look at it.
+
+    ``needs``: links that come before; while one of them is broken this one cannot tell anything.
+    ``look`` may raise what ``Pbx`` does: the link is broken then, and the error says why.
+    """
+
+    name: str
+    look: Callable[[Pbx], Iterable[Finding]]
+    needs: tuple[str, ...] = ()
+
+
+LINKS: tuple[Link, ...] = (Link("AMI login", ami.login),)
+
+#: What is wrong with the PBX, not with this program. Each says what happened and what to do.
+EXPECTED_ERRORS = (AmiError, ConfigError, JournalStoreError, LookError, SourceError)
+
+
+def examine(pbx: Pbx, links: Sequence[Link] = LINKS) -> Iterator[Examined]:
+    """Look at each link and yield what was found, as soon as it is."""
+    broken: set[str] = set()
+    for link in links:
+        causes = [name for name in link.needs if name in broken]
+        examined = _skipped(link, causes) if causes else _look(link, pbx)
+        if causes or examined.status is Status.CRITICAL:
+            broken.add(link.name)
+        yield examined
+
+
+def _skipped(link: Link, causes: Sequence[str]) -> Examined:
+    return Examined(link.name, (Finding(None, f"not looked at: needs {', '.join(causes)}"),))
+
+
+def _look(link: Link, pbx: Pbx) -> Examined:
+    try:
+        findings = list(link.look(pbx))
+    except EXPECTED_ERRORS as error:
+        action = error.action if isinstance(error, LookError) else ""
+        findings = [critical(str(error), action)]
+    return Examined(link.name, tuple(sorted(findings, key=_rank)))
+
+
+def _rank(finding: Finding) -> int:
+    return 1 if finding.status is None else -int(finding.status)

@@ -1,0 +1,94 @@
+"""All that a link may look at: I/O is here, and asked once however many links want it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from asterisk_exporter import config, health
+from asterisk_exporter.ami.client import AmiClient, Deadline, Reply
+from asterisk_exporter.collectors.base import Replies
+
+#: All that the links ask of AMI, with the login of the exporter.
+ACTIONS = (*health.ACTIONS, "ListCommands")
+
+
+class LookError(Exception):
+    """Something could not be looked at. ``action``: what to do about it."""
+
+    def __init__(self, text: str, action: str) -> None:
+        super().__init__(text)
+        self.action = action
+
+
+class Ran(NamedTuple):
+    """How a command of this machine ended, and what it printed."""
+
+    status: int
+    output: str
+    errors: str
+
+
+class Pbx:
+    """The machine that we are on, and what its configuration names.
+
+    ``timeout`` is in seconds, for each question.
+    """
+
+    def __init__(self, settings: config.Config, path: Path, timeout: float) -> None:
+        self.settings = settings
+        self.path = path
+        self.timeout = timeout
+
+    def deadline(self) -> Deadline:
+        """Return the deadline of a question that is asked now."""
+        return Deadline(self.timeout)
+
+    @cached_property
+    def replies(self) -> Replies:
+        """AMI's replies to ACTIONS, by action. Raises AmiError, ConfigError."""
+        deadline = self.deadline()
+        client = AmiClient.connect(config.target(self.settings, self.path), deadline)
+        try:
+            found: list[Reply] = client.request(ACTIONS, deadline)
+        finally:
+            client.close()
+        return {reply.action: reply for reply in found}
+
+    def run(self, command: Sequence[str]) -> Ran:
+        """Run a command of this machine, whatever its exit status. Raises LookError."""
+        try:
+            done = subprocess.run(  # noqa: S603 - no shell, and our own words
+                command,
+                capture_output=True,
+                text=True,
+                errors="backslashreplace",
+                timeout=self.timeout,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except FileNotFoundError:
+            raise LookError(
+                f"there is no command {command[0]} on this machine",
+                "Run the doctor on the PBX itself, as root.",
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise LookError(
+                f"{' '.join(command)} did not end within {self.timeout:g} s",
+                "Look at the machine's load, and whether that command hangs by itself.",
+            ) from None
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def asterisk(self, command: str) -> str:
+        """Return what Asterisk's own console says to ``command``. Raises LookError."""
+        ran = self.run(("asterisk", "-rx", command))
+        if ran.status != 0:
+            said = " ".join((ran.errors or ran.output).split())
+            raise LookError(
+                f"asterisk -rx {command!r}: {said}",
+                "Is Asterisk running, and is this root? systemctl status asterisk",
+            )
+        return ran.output

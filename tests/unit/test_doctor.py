@@ -1,0 +1,167 @@
+"""The frame of the doctor; what the links say is tested by subject, beside this."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from asterisk_exporter import config
+from asterisk_exporter.ami.errors import RefusedError
+from asterisk_exporter.cli import doctor as command
+from asterisk_exporter.cli import main
+from asterisk_exporter.doctor.chain import LINKS, Link, examine
+from asterisk_exporter.doctor.finding import critical, not_set_up, ok, warning
+from asterisk_exporter.doctor.pbx import LookError, Pbx
+from asterisk_exporter.health import Status
+
+
+@pytest.fixture
+def pbx():
+    return Pbx(config.Config(), Path("none.yml"), 1.0)
+
+
+def says(*findings):
+    return lambda _: findings
+
+
+def fails(error):
+    def look(_):
+        raise error
+        yield
+
+    return look
+
+
+def run(monkeypatch, tmp_path, links, *arguments):
+    monkeypatch.setattr(command, "examine", lambda pbx: examine(pbx, links))
+    monkeypatch.setattr(command.os, "geteuid", lambda: 0)
+    path = tmp_path / "config.yml"
+    path.write_text("{}")
+    return CliRunner().invoke(main, ["doctor", "--config", str(path), *arguments])
+
+
+def test_a_broken_link_hides_those_that_need_it(pbx):
+    links = (
+        Link("a", says(critical("broken", "mend it"))),
+        Link("b", says(ok("never seen")), needs=("a",)),
+        Link("c", says(ok("never seen")), needs=("b",)),
+        Link("d", says(ok("seen"))),
+    )
+    found = {link.name: link for link in examine(pbx, links)}
+    assert found["b"].findings[0].text == "not looked at: needs a"
+    assert found["c"].findings[0].text == "not looked at: needs b"
+    assert [link.status for link in found.values()] == [Status.CRITICAL, None, None, Status.OK]
+
+
+def test_a_warning_hides_nothing_and_the_worst_comes_first(pbx):
+    links = (
+        Link("a", says(ok("1"), not_set_up("x"), warning("2", "do"), critical("3", "do"))),
+        Link("b", says(warning("2", "do"))),
+        Link("c", says(ok("seen")), needs=("b",)),
+    )
+    a, _, c = examine(pbx, links)
+    assert [finding.text for finding in a.findings] == ["3", "2", "1", "not set up: x"]
+    assert c.status is Status.OK
+
+
+def test_what_cannot_be_looked_at_is_broken(pbx):
+    links = (
+        Link("a", fails(LookError("no such file", "make it"))),
+        Link("b", fails(RefusedError("127.0.0.1:5038"))),
+    )
+    a, b = examine(pbx, links)
+    assert a.findings == (critical("no such file", "make it"),)
+    assert "nothing listens on 127.0.0.1:5038" in b.findings[0].text
+
+
+def test_an_error_of_this_program_is_not_hidden(pbx):
+    with pytest.raises(ZeroDivisionError):
+        list(examine(pbx, (Link("a", fails(ZeroDivisionError())),)))
+
+
+def test_every_link_needs_only_links_before_it():
+    before = set()
+    for link in LINKS:
+        assert set(link.needs) <= before, link.name
+        assert link.name not in before
+        before.add(link.name)
+
+
+@pytest.mark.parametrize(
+    ("findings", "status"),
+    [
+        ([ok("1")], Status.OK),
+        ([ok("1"), not_set_up("x")], Status.OK),
+        ([ok("1"), warning("2", "do")], Status.WARNING),
+        ([warning("2", "do"), critical("3", "do")], Status.CRITICAL),
+        ([not_set_up("x")], Status.UNKNOWN),
+    ],
+)
+def test_the_exit_status_is_that_of_the_worst(monkeypatch, tmp_path, findings, status):
+    links = [Link(str(n), says(finding)) for n, finding in enumerate(findings)]
+    for arguments in ((), ("--json",)):
+        assert run(monkeypatch, tmp_path, links, *arguments).exit_code == status
+
+
+def test_json_has_every_finding(monkeypatch, tmp_path):
+    links = (Link("a", says(ok("1"), warning("2\x1b[2J", "do"))), Link("b", says(not_set_up("x"))))
+    shown = run(monkeypatch, tmp_path, links, "--json")
+    assert "\x1b" not in shown.stdout
+    assert json.loads(shown.stdout) == {
+        "status": "WARNING",
+        "exit_code": 1,
+        "links": [
+            {
+                "name": "a",
+                "status": "WARNING",
+                "findings": [
+                    {"status": "WARNING", "text": "2\x1b[2J", "action": "do"},
+                    {"status": "OK", "text": "1", "action": None},
+                ],
+            },
+            {
+                "name": "b",
+                "status": None,
+                "findings": [{"status": None, "text": "not set up: x", "action": None}],
+            },
+        ],
+    }
+
+
+def test_text_for_people(monkeypatch, tmp_path):
+    links = (
+        Link("AMI login", says(ok("fine"), warning("odd\x1b[2J", "look at [general]"))),
+        Link("CRM", says(not_set_up("x"))),
+    )
+    lines = [line.rstrip() for line in run(monkeypatch, tmp_path, links).stdout.splitlines()]
+    assert lines == [
+        "AMI login            WARNING  odd?[2J",
+        "                              → look at [general]",
+        "                     OK       fine",
+        "CRM                  –        not set up: x",  # noqa: RUF001
+        "",
+        "WARNING: 0 links are well, 1 link is not.",
+    ]
+
+
+def test_only_root_and_only_with_a_configuration(monkeypatch, tmp_path):
+    monkeypatch.setattr(command.os, "geteuid", lambda: 1000)
+    shown = CliRunner().invoke(main, ["doctor"])
+    assert (shown.exit_code, "root is needed" in shown.stderr) == (3, True)
+    monkeypatch.setattr(command.os, "geteuid", lambda: 0)
+    path = tmp_path / "config.yml"
+    path.write_text("listen: 1\n")
+    shown = CliRunner().invoke(main, ["doctor", "--config", str(path)])
+    assert (shown.exit_code, "listen" in shown.stderr) == (3, True)
+
+
+def test_a_command_that_hangs_or_is_missing(pbx):
+    pbx.timeout = 0.1
+    with pytest.raises(LookError, match=r"sleep 5 did not end within 0\.1 s"):
+        pbx.run(("sleep", "5"))
+    with pytest.raises(LookError, match="there is no command nothing-of-this-name"):
+        pbx.run(("nothing-of-this-name",))
+    assert pbx.run(("sh", "-c", "echo a; echo b >&2; exit 3")) == (3, "a\n", "b\n")
