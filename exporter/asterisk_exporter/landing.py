@@ -24,7 +24,7 @@ def page(look: Look, with_wallboard: bool) -> str:
         f'<li><a href="{path}">{name}</a> <span class="muted">{text}</span></li>'
         for path, name, text in links
     )
-    rows = [_row("Asterisk", look.error is None, "answers", "does not answer", look.error)]
+    rows = [_row("Asterisk", look.error is None, "answers", "gives no figures", look.error)]
     for name, ok in look.journals:
         rows.append(_row(name, ok, "is read", "is not read", "The exporter's log says why."))
     return f"""<!DOCTYPE html>

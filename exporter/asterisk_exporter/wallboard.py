@@ -39,7 +39,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "missed": "Missed calls today",
         "no_missed": "Missed calls are not known",
         "call_back": "to call back",
-        "down": "Asterisk does not answer",
+        "down": "No figures from Asterisk",
         "unknown_queue": "No such queue",
         "no_queues": "Asterisk has no queues",
         "no_today": "No figures of today",
@@ -65,7 +65,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "missed": "Пропущено сегодня",
         "no_missed": "О пропущенных нет данных",  # noqa: RUF001 - Cyrillic
         "call_back": "перезвонить",
-        "down": "Asterisk не отвечает",
+        "down": "Нет данных от Asterisk",
         "unknown_queue": "Нет такой очереди",
         "no_queues": "В Asterisk нет очередей",  # noqa: RUF001 - Cyrillic
         "no_today": "Нет данных за сегодня",

@@ -165,7 +165,7 @@ def test_asterisk_down_is_said(
     shown = screen(f"{url}?lang=ru")
     lab.run("systemctl stop asterisk")
     expect(shown.page.locator("#board .alarm b")).to_have_text(
-        "▲ Asterisk не отвечает", timeout=15000
+        "▲ Нет данных от Asterisk", timeout=15000
     )
     assert shown.page.locator("[data-figure]").count() == 0
     lab.run("systemctl start asterisk")

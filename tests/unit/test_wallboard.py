@@ -174,7 +174,7 @@ def test_while_asterisk_is_down_there_is_no_figure():
     down = Board("pbx1", 80, Summary(AT, error="nobody <listens>"))
     shown = Figures(wallboard.page(down, View()))
     assert shown.found == {}
-    assert "▲ Asterisk does not answer" in shown.text
+    assert "▲ No figures from Asterisk" in shown.text
     assert "nobody <listens>" in shown.text
     assert ("div", {"class": "alarm", "role": "alert"}) in shown.tags
 
@@ -416,11 +416,19 @@ def test_while_asterisk_is_down_or_hangs(name, served_pages, ami_server, free_po
     behaviour, _ = MISBEHAVIOURS[name]
     port = free_port() if behaviour is None else ami_server(behaviour).port
     url = served_pages(port)
-    for path in ("/wallboard", "/"):
+    for path, said in (("/wallboard", "No figures from Asterisk"), ("/", "gives no figures")):
         began = time.monotonic()
         text = get(url + path)
         assert time.monotonic() - began < 2
-        assert "does not answer" in text
+        assert said in text
+
+
+def test_while_asterisk_refuses_to_tell(served_pages, ami_server, behave):
+    url = served_pages(ami_server(behave("denied")).port)
+    for path, said in (("/wallboard", "No figures from Asterisk"), ("/", "gives no figures")):
+        text = get(url + path)
+        assert said in text
+        assert "may not run QueueStatus" in text
 
 
 def test_an_unknown_queue(served_pages, ami_server, behave):
