@@ -77,6 +77,15 @@ def test_what_cannot_be_looked_at_is_broken(pbx):
     assert "nothing listens on 127.0.0.1:5038" in b.findings[0].text
 
 
+def test_what_was_seen_before_an_error_is_kept(pbx):
+    def look(_):
+        yield warning("odd", "do")
+        raise LookError("no such file", "make it")
+
+    (a,) = examine(pbx, (Link("a", look),))
+    assert a.findings == (critical("no such file", "make it"), warning("odd", "do"))
+
+
 def test_an_error_of_this_program_is_not_hidden(pbx):
     with pytest.raises(ZeroDivisionError):
         list(examine(pbx, (Link("a", fails(ZeroDivisionError())),)))
@@ -150,12 +159,12 @@ def test_text_for_people(monkeypatch, tmp_path):
 def test_only_root_and_only_with_a_configuration(monkeypatch, tmp_path):
     monkeypatch.setattr(command.os, "geteuid", lambda: 1000)
     shown = CliRunner().invoke(main, ["doctor"])
-    assert (shown.exit_code, "root is needed" in shown.stderr) == (3, True)
+    assert (shown.exit_code, "root is needed" in shown.output) == (3, True)
     monkeypatch.setattr(command.os, "geteuid", lambda: 0)
     path = tmp_path / "config.yml"
     path.write_text("listen: 1\n")
     shown = CliRunner().invoke(main, ["doctor", "--config", str(path)])
-    assert (shown.exit_code, "listen" in shown.stderr) == (3, True)
+    assert (shown.exit_code, "listen" in shown.output) == (3, True)
 
 
 def test_a_command_that_hangs_or_is_missing(pbx):

@@ -8,8 +8,8 @@ from typing import Callable
 
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.config import ConfigError
-from asterisk_exporter.doctor import ami
-from asterisk_exporter.doctor.finding import Examined, Finding, critical
+from asterisk_exporter.doctor import ami, firewall, services, sockets
+from asterisk_exporter.doctor.finding import Examined, Finding, critical, not_looked_at
 from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.health import Status
 from asterisk_exporter.journal.runner import SourceError
@@ -29,7 +29,14 @@ class Link:
     needs: tuple[str, ...] = ()
 
 
-LINKS: tuple[Link, ...] = (Link("AMI login", ami.login),)
+LINKS: tuple[Link, ...] = (
+    Link("Asterisk service", services.asterisk),
+    Link("other services", services.others),
+    Link("AMI socket", sockets.ami, ("Asterisk service",)),
+    Link("firewall to AMI", firewall.to_ami, ("Asterisk service", "AMI socket")),
+    Link("firewall to metrics", firewall.to_metrics),
+    Link("AMI login", ami.login, ("Asterisk service", "AMI socket", "firewall to AMI")),
+)
 
 #: What is wrong with the PBX, not with this program. Each says what happened and what to do.
 EXPECTED_ERRORS = (AmiError, ConfigError, JournalStoreError, LookError, SourceError)
@@ -47,15 +54,16 @@ def examine(pbx: Pbx, links: Sequence[Link] = LINKS) -> Iterator[Examined]:
 
 
 def _skipped(link: Link, causes: Sequence[str]) -> Examined:
-    return Examined(link.name, (Finding(None, f"not looked at: needs {', '.join(causes)}"),))
+    return Examined(link.name, (not_looked_at(f"needs {', '.join(causes)}"),))
 
 
 def _look(link: Link, pbx: Pbx) -> Examined:
+    findings: list[Finding] = []
     try:
-        findings = list(link.look(pbx))
+        findings.extend(link.look(pbx))
     except EXPECTED_ERRORS as error:
         action = error.action if isinstance(error, LookError) else ""
-        findings = [critical(str(error), action)]
+        findings.append(critical(str(error), action))
     return Examined(link.name, tuple(sorted(findings, key=_rank)))
 
 

@@ -40,6 +40,11 @@ def not_set_up(text: str) -> Finding:
     return Finding(None, f"not set up: {text}")
 
 
+def not_looked_at(why: str) -> Finding:
+    """Return that nothing can be told here; ``why``, and it is nobody's fault."""
+    return Finding(None, f"not looked at: {why}")
+
+
 @dataclass(frozen=True)
 class Examined:
     """A link and what was found, worst first."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+import socket
 import subprocess
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar, cast
 
 from asterisk_exporter import config, health
 from asterisk_exporter.ami.client import AmiClient, Deadline, Reply
@@ -14,6 +17,11 @@ from asterisk_exporter.collectors.base import Replies
 
 #: All that the links ask of AMI, with the login of the exporter.
 ACTIONS = (*health.ACTIONS, "ListCommands")
+
+
+T = TypeVar("T")
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class LookError(Exception):
@@ -42,10 +50,22 @@ class Pbx:
         self.settings = settings
         self.path = path
         self.timeout = timeout
+        self._once: dict[str, Any] = {}
+
+    def once(self, name: str, look: Callable[[Pbx], T]) -> T:
+        """Return what ``look`` does, of the first time: for what several links want."""
+        if name not in self._once:
+            self._once[name] = look(self)
+        return cast(T, self._once[name])
 
     def deadline(self) -> Deadline:
         """Return the deadline of a question that is asked now."""
         return Deadline(self.timeout)
+
+    @cached_property
+    def asterisk_is_here(self) -> bool:
+        """Whether the Asterisk of ``ami.host`` runs on this machine."""
+        return is_here(self.settings.ami.host)
 
     @cached_property
     def replies(self) -> Replies:
@@ -91,4 +111,28 @@ class Pbx:
                 f"asterisk -rx {command!r}: {said}",
                 "Is Asterisk running, and is this root? systemctl status asterisk",
             )
-        return ran.output
+        return _COLOUR.sub("", ran.output)
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an address is this machine's own, for nobody else."""
+    try:
+        return ipaddress.ip_address(address.replace("::ffff:", "")).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def is_here(host: str) -> bool:
+    """Say whether a host is this machine: whether one of its addresses can be bound to."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, protocol, _, address in found:
+        with socket.socket(family, kind, protocol) as sock:
+            try:
+                sock.bind(address)
+            except OSError:
+                continue
+            return True
+    return False
