@@ -2,7 +2,8 @@
 """A CRM that behaves in every wrong way, one for each name in BEHAVIOURS.
 
 hostile_crm.py PORT [CERTIFICATE KEY]: the name is the first part of the path, as in
-http://127.0.0.1:PORT/drips/route/1/2.
+http://127.0.0.1:PORT/drips/route/1/2. For "each" the last two digits of the path are its place in
+BEHAVIOURS, so that calls at the same time may each meet another.
 """
 
 from __future__ import annotations
@@ -113,6 +114,12 @@ BEHAVIOURS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
 }
 
 
+def named(path: str) -> str:
+    """Return the name of what to do about a request."""
+    first = path.split("/")[1]
+    return list(BEHAVIOURS)[int(path[-2:])] if first == "each" else first
+
+
 def asked(path: str) -> None:
     """Hear of the path of a request. (As a program: it is printed.)"""
 
@@ -129,7 +136,7 @@ def _serve(connection: socket.socket, context: ssl.SSLContext | None) -> None:
             data += some
         path = data.split(b" ")[1].decode()
         asked(path)
-        BEHAVIOURS[path.split("/")[1]][0](connection)
+        BEHAVIOURS[named(path)][0](connection)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(5)
         while connection.recv(65536):

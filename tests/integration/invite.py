@@ -1,6 +1,7 @@
 """On the lab machine: one call from the provider, whose From is given as it goes over the wire.
 
-invite.py NUMBER SECONDS, with the From header's value on standard input. It hangs up after SECONDS.
+invite.py NUMBER SECONDS, with the From header's value on standard input. It hangs up after SECONDS,
+also while nobody has answered.
 """
 
 import re
@@ -28,7 +29,7 @@ def send(method: bytes, sequence: bytes, to: bytes = b"", body: bytes = b"") -> 
         b"From: %s;tag=%s\r\nTo: <sip:%s@127.0.0.1>%s\r\nCall-ID: %s@hostile\r\nCSeq: %s %s\r\n"
         b"Contact: <sip:x@127.0.0.2:%s>\r\nMax-Forwards: 70\r\n%sContent-Length: %d\r\n\r\n%s"
         % (
-            *(method, number, port, port, b"" if method == b"CANCEL" else method),
+            *(method, number, port, port, b"INVITE" if method == b"CANCEL" else method),
             *(caller, port, number, to, port, sequence, method, port, kind, len(body), body),
         )
     )
@@ -54,4 +55,6 @@ while time.monotonic() < end:
             break
 if status == b"200":
     send(b"BYE", b"2", tag)
+elif status < b"200":
+    send(b"CANCEL", b"1")
 print(status.decode())

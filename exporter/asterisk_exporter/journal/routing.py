@@ -1,7 +1,7 @@
 """What the CRM was asked about calls, from the lines that the dialplan of call_routing writes.
 
 ``epoch|callid|NONE|NONE|ROUTE|result|milliseconds``: one for each call that it was to be asked
-about, whichever way, also when nobody answered.
+about, whichever way, also when nobody answered or the caller hung up meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REQUESTS = "asterisk_route_requests"
 TIMES = "route_time"
 TIME_MS = "route_time_ms"
 
-RESULTS = ("routed", "no_route", "timeout", "error", "invalid")
+RESULTS = ("routed", "no_route", "timeout", "error", "invalid", "abandoned")
 #: Milliseconds. The deadline is 2 s; what is above 2.5 s has no excuse.
 BOUNDS_MS = (5, 10, 25, 50, 100, 250, 500, 1000, 2000, 2500)
 
@@ -73,7 +73,8 @@ def families(store: JournalStore | None = None) -> list[Metric]:
         labels=["result"],
     )
     times = HistogramMetricFamily(
-        "asterisk_route_seconds", "Time that such a call waited until it was known where it goes."
+        "asterisk_route_seconds",
+        "Time that such a call waited until it was known where it goes, or the caller hung up.",
     )
     if store is not None:
         counted = store.values(REQUESTS)
