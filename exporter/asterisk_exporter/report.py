@@ -16,7 +16,7 @@ from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.collectors.base import DEVICE_STATES
 from asterisk_exporter.collectors.queues import Queue
 from asterisk_exporter.health import Health
-from asterisk_exporter.text import clean
+from asterisk_exporter.text import clean, counted
 
 
 def first_line(health: Health) -> str:
@@ -203,4 +203,4 @@ def _known(value: object) -> str:
 def _plural(number: int | None, noun: str) -> str:
     if number is None:
         return f"unknown number of {noun}s"
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return counted(number, noun)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from lab import Lab
+
+CONFIG = "/etc/asterisk-exporter/asterisk-exporter.yml"
+#: Beside it, for the secret files that it names.
+OTHER_CONFIG = "/etc/asterisk-exporter/doctor-test.yml"
 
 
 @dataclass(frozen=True)
@@ -51,3 +57,13 @@ class Doctor:
         document = json.loads(result.stdout)
         assert document["exit_code"] == result.returncode
         return Report(document)
+
+    def look_with(self, edit: Callable[[dict[str, Any]], None]) -> Report:
+        """Run it with another configuration than the service has."""
+        settings = yaml.safe_load(self.lab.run(f"cat {CONFIG}"))
+        edit(settings)
+        self.lab.run(f"cat >{OTHER_CONFIG}", yaml.safe_dump(settings))
+        try:
+            return self.look(f"--config {OTHER_CONFIG}")
+        finally:
+            self.lab.run(f"rm {OTHER_CONFIG}")

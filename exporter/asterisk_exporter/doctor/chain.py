@@ -8,7 +8,7 @@ from typing import Callable
 
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.config import ConfigError
-from asterisk_exporter.doctor import ami, firewall, services, sockets
+from asterisk_exporter.doctor import ami, firewall, queues, services, sockets, trunks
 from asterisk_exporter.doctor.finding import Examined, Finding, critical, not_looked_at
 from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.health import Status
@@ -36,6 +36,9 @@ LINKS: tuple[Link, ...] = (
     Link("firewall to AMI", firewall.to_ami, ("Asterisk service", "AMI socket")),
     Link("firewall to metrics", firewall.to_metrics),
     Link("AMI login", ami.login, ("Asterisk service", "AMI socket", "firewall to AMI")),
+    Link("queue members", queues.members, needs=("AMI login",)),
+    Link("service levels", queues.service_levels, needs=("AMI login",)),
+    Link("trunks", trunks.look, needs=("AMI login",)),
 )
 
 #: What is wrong with the PBX, not with this program. Each says what happened and what to do.

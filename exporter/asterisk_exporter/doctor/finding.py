@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from asterisk_exporter.health import Status
@@ -43,6 +43,18 @@ def not_set_up(text: str) -> Finding:
 def not_looked_at(why: str) -> Finding:
     """Return that nothing can be told here; ``why``, and it is nobody's fault."""
     return Finding(None, f"not looked at: {why}")
+
+
+#: So many findings of one kind are shown.
+MOST = 8
+
+
+def some(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield the first of many findings of one kind, then one that says how many more there are."""
+    yield from findings[:MOST]
+    rest = findings[MOST:]
+    if rest:
+        yield Finding(worst(finding.status for finding in rest), f"and {len(rest)} more like these")
 
 
 @dataclass(frozen=True)
