@@ -8,7 +8,16 @@ from typing import Callable
 
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.config import ConfigError
-from asterisk_exporter.doctor import ami, firewall, queues, services, sockets, trunks
+from asterisk_exporter.doctor import (
+    ami,
+    dialplan,
+    firewall,
+    queues,
+    routing,
+    services,
+    sockets,
+    trunks,
+)
 from asterisk_exporter.doctor.finding import Examined, Finding, critical, not_looked_at
 from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.health import Status
@@ -39,6 +48,10 @@ LINKS: tuple[Link, ...] = (
     Link("queue members", queues.members, needs=("AMI login",)),
     Link("service levels", queues.service_levels, needs=("AMI login",)),
     Link("trunks", trunks.look, needs=("AMI login",)),
+    Link("dialplan contexts", dialplan.contexts, ("AMI login",)),
+    Link("AGI script", routing.script, ("Asterisk service",)),
+    Link("FastAGI", routing.fastagi, ("Asterisk service",)),
+    Link("CRM", routing.crm, ("Asterisk service",)),
 )
 
 #: What is wrong with the PBX, not with this program. Each says what happened and what to do.
