@@ -424,7 +424,15 @@ def test_while_asterisk_is_down_or_hangs(name, served_pages, ami_server, free_po
 
 
 def test_while_asterisk_refuses_to_tell(served_pages, ami_server, behave):
-    url = served_pages(ami_server(behave("denied")).port)
+    def denied(name, reply, connection):
+        if name == "QueueStatus":
+            action_id = re.search(rb"ActionID: (.*)\r\n", reply)[0]
+            connection.sendall(
+                b"Response: Error\r\n" + action_id + b"Message: Permission denied\r\n\r\n"
+            )
+        return name == "QueueStatus"
+
+    url = served_pages(ami_server(behave("busy", instead=denied)).port)
     for path, said in (("/wallboard", "No figures from Asterisk"), ("/", "gives no figures")):
         text = get(url + path)
         assert said in text
