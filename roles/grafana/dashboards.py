@@ -1284,6 +1284,33 @@ def trunks() -> dashboard.Dashboard:
             unit="suffix: /h",
             every="10m",
         ),
+        "Calls about which the CRM is asked",
+        series(
+            "CRM routing",
+            "Inbound calls an hour by what came of asking the CRM. routed: it named a destination;"
+            " no_route: it has no opinion; timeout, error, invalid: no usable answer, and the call"
+            " went to its number's own destination; abandoned: the caller hung up meanwhile.",
+            Query(per_hour("asterisk_route_requests_total", "result"), "{{result}}"),
+            unit="suffix: /h",
+            bars=True,
+            every="10m",
+            colors={
+                "^routed$": ANSWERED,
+                "^no_route$": NEUTRAL,
+                "^timeout$": WARN,
+                "^error$": BAD,
+                "^invalid$": PAUSED,
+                "^abandoned$": QUIET,
+            },
+        ),
+        series(
+            "Waiting for the CRM",
+            "How long callers waited until it was known where they go. Above 2.5 s has no excuse.",
+            Query(quantile(0.5, "asterisk_route_seconds", "", "$__rate_interval"), "half"),
+            Query(quantile(0.95, "asterisk_route_seconds", "", "$__rate_interval"), "19 of 20"),
+            unit="s",
+            every="10m",
+        ),
         start="now-24h",
     )
 

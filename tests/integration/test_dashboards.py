@@ -105,8 +105,8 @@ def ask(lab: Lab, model: Model, panel: Model, target: Model) -> list[Model]:
     ]
 
 
-#: An answered call, one that goes out, and one that is missed because the only member who is not
-#: paused lets it ring; that member logs in, pauses for a moment, and logs out.
+#: An answered call, one that goes out, one that the CRM routes, and one that is missed because the
+#: only member who is not paused lets it ring; that member logs in, pauses for a moment, and goes.
 CALLS = """
 end() {
     asterisk -rx 'queue remove member PJSIP/106 from support'
@@ -126,6 +126,7 @@ for phone in 101 102 103 106; do
 done
 lab-call provider +4915550071 +493055502 14 & answered=$!
 lab-call extension 101 0004915550073 6 & out=$!
+lab-call provider +491701234568 +493055505 2 & # it rings for longer
 sleep 6
 asterisk -rx 'queue unpause member PJSIP/106 queue support'
 lab-call provider +4915550072 +493055501 24

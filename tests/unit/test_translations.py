@@ -23,6 +23,8 @@ LATIN = re.compile(
     r"|openssl s_client -connect +</dev/null( \| openssl x509 -noout -dates)?|pg_stat_activity"
     r"|asterisk-exporter( missed( --outstanding)?| queues| check| notify --test)?"
     r"|Alertmanager|Asterisk|Prometheus|AMI|ASR|CDR|cdr|CRM|NER|OPTIONS|RTCP|SIP|TLS|Wi-Fi"
+    r"|/opt/call-routing/crm_route.py --ask anonymous NUMBER"
+    r"|journalctl -u call-routing -t crm_route -n 20"
     r"|No response|queue_log|\bC\b|\bA\b"
 )
 
