@@ -12,10 +12,13 @@ from asterisk_exporter.doctor import (
     ami,
     dialplan,
     firewall,
+    metrics,
     queues,
     routing,
+    secret_files,
     services,
     sockets,
+    tls,
     trunks,
 )
 from asterisk_exporter.doctor.finding import Examined, Finding, critical, not_looked_at
@@ -38,13 +41,21 @@ class Link:
     needs: tuple[str, ...] = ()
 
 
+_TO_AMI = ("Asterisk service", "AMI socket", "firewall to AMI")
 LINKS: tuple[Link, ...] = (
     Link("Asterisk service", services.asterisk),
     Link("other services", services.others),
     Link("AMI socket", sockets.ami, ("Asterisk service",)),
     Link("firewall to AMI", firewall.to_ami, ("Asterisk service", "AMI socket")),
     Link("firewall to metrics", firewall.to_metrics),
-    Link("AMI login", ami.login, ("Asterisk service", "AMI socket", "firewall to AMI")),
+    Link("secret files", secret_files.secret_files),
+    Link("AMI certificate", tls.certificate, _TO_AMI),
+    Link("AMI login", ami.login, (*_TO_AMI, "AMI certificate")),
+    Link("AMI events login", ami.events_login, (*_TO_AMI, "AMI certificate")),
+    Link("AMI control login", ami.control_login, (*_TO_AMI, "AMI certificate")),
+    Link("AMI ACL", ami.acl, ("Asterisk service",)),
+    Link("AMI permissions", ami.permissions, ("AMI login",)),
+    Link("exporter /metrics", metrics.metrics),
     Link("queue members", queues.members, needs=("AMI login",)),
     Link("service levels", queues.service_levels, needs=("AMI login",)),
     Link("trunks", trunks.look, needs=("AMI login",)),

@@ -194,6 +194,13 @@ def _show(pbx: Pbx, names: Iterable[str]) -> list[Unit]:
     return units(shown.output, time.monotonic())
 
 
+def service_user(pbx: Pbx) -> str:
+    """Return the user that the exporter runs as, nothing where systemd does not say."""
+    if not _is_booted_by_systemd():
+        return ""
+    return pbx.run(("systemctl", "show", "--property=User", "--value", EXPORTER)).output.strip()
+
+
 def _is_booted_by_systemd() -> bool:
     return Path("/run/systemd/system").is_dir()
 

@@ -103,14 +103,21 @@ def judge_ours(ami: Ami, addresses: Iterable[str], found: Sequence[Socket]) -> F
     return ok(f"asterisk listens on {', '.join(map(str, fitting))}")
 
 
-def beyond_loopback(found: Sequence[Socket], plain: str) -> list[Socket]:
-    """Return where AMI without TLS is for others too; ``plain``: its address, as Asterisk says."""
-    port = plain.rpartition(":")[2]
+def beyond_loopback(found: Sequence[Socket], address: str) -> list[Socket]:
+    """Return where AMI is for others too; ``address``: where Asterisk says that it listens."""
+    port = address.rpartition(":")[2]
     return [
         one
         for one in found
         if one.process == "asterisk" and str(one.port) == port and one.beyond_loopback
     ]
+
+
+def ami_beyond_loopback(pbx: Pbx) -> bool:
+    """Say whether others than this machine reach AMI, with TLS or without. Raises LookError."""
+    said = settings(pbx.once("manager settings", manager_settings))
+    found = pbx.once("ss", listening)
+    return any(beyond_loopback(found, said.get(f"{way} Bindaddress", "")) for way in ("TCP", "TLS"))
 
 
 def judge_plain(exposed: Sequence[Socket], protection: str) -> Finding:
@@ -139,6 +146,11 @@ def listening(pbx: Pbx) -> list[Socket]:
     return sockets(ran.output)
 
 
+def manager_settings(pbx: Pbx) -> str:
+    """Return how Asterisk has set AMI up. Raises LookError."""
+    return pbx.asterisk("manager show settings")
+
+
 def ami(pbx: Pbx) -> Iterator[Finding]:
     """Look at what listens, where Asterisk is on this machine."""
     ours = pbx.settings.ami
@@ -147,7 +159,8 @@ def ami(pbx: Pbx) -> Iterator[Finding]:
         return
     found = pbx.once("ss", listening)
     yield judge_ours(ours, _addresses(ours.host), found)
-    plain = settings(pbx.asterisk("manager show settings")).get("TCP Bindaddress", "")
+    said = settings(pbx.once("manager settings", manager_settings))
+    plain = said.get("TCP Bindaddress", "")
     exposed = beyond_loopback(found, plain)
     if exposed:
         yield judge_plain(exposed, keeps_out(pbx, exposed[0].port))
