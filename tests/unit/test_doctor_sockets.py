@@ -119,11 +119,11 @@ def test_the_link(monkeypatch):
     pbx = SimpleNamespace(
         asterisk_is_here=True,
         settings=SimpleNamespace(ami=Ami()),
-        once=lambda *_: [ALL],
-        asterisk=lambda _: SETTINGS,
+        once=lambda name, _: {"ss": [ALL], "manager settings": SETTINGS}[name],
     )
     fine, exposed = sockets.ami(pbx)
     assert fine.status is Status.OK
     assert "Nobody guards 5038." in exposed.text
+    assert sockets.ami_beyond_loopback(pbx)
     pbx.asterisk_is_here = False
     assert [finding.status for finding in sockets.ami(pbx)] == [None]
