@@ -304,7 +304,7 @@ class Doctor(_Section):
 
     contexts: list[Context] = []
     call_routing: Optional[DoctorCallRouting] = None
-    prometheus_url: Optional[str] = Field(default=None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$")
+    prometheus_url: Optional[str] = Field(default=None, pattern=r"^https?://[^\s/@]+(/[^\s]*)?$")
 
 
 class Config(_Section):

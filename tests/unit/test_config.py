@@ -189,3 +189,10 @@ def test_where_an_import_goes(tmp_path):
     for other in ("", "cdr: {source: csv}"):
         with pytest.raises(ConfigError, match=r"cdr: expected source postgresql"):
             config.import_database(config.parse(other, path), path)
+
+
+@pytest.mark.parametrize("url", ["prometheus:9090", "http://user:word@127.0.0.1:9090", "http://"])
+def test_prometheus_is_asked_without_a_login(url):
+    with pytest.raises(config.ConfigError, match=r"doctor\.prometheus_url") as caught:
+        config.parse(f"doctor: {{prometheus_url: '{url}'}}", Path("c.yml"))
+    assert "word" not in str(caught.value)

@@ -55,9 +55,15 @@ class TestContexts:
         assert r"'\[d\]'" in d.action
         assert (c.status, "context c is empty" in c.text) == (CRITICAL, True)
 
-    def test_asterisk_does_not_say(self):
-        error = PermissionDeniedError("ShowDialPlan", "exporter", "reporting")
-        with pytest.raises(PermissionDeniedError):
+    @pytest.mark.parametrize(
+        "error",
+        [
+            PermissionDeniedError("ShowDialPlan", "exporter", "reporting"),
+            ActionFailedError("ShowDialPlan", "something else"),
+        ],
+    )
+    def test_asterisk_does_not_say(self, error):
+        with pytest.raises(type(error)):
             list(dialplan.judged(["a"], [fails(error)]))
 
 

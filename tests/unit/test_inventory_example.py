@@ -17,6 +17,7 @@ EXAMPLE = ROOT / "inventory" / "example"
         ("pbx1.example.net", "pbx_cdr_pgsql_host", "192.0.2.21"),
         ("pbx1.example.net", "asterisk_exporter_cdr_host", "192.0.2.21"),
         ("pbx1.example.net", "asterisk_exporter_listen_address", "192.0.2.11"),
+        ("pbx1.example.net", "asterisk_exporter_doctor_prometheus_url", ""),
         ("db1.example.net", "cdr_database_clients", ["192.0.2.11/32"]),
         ("mon1.example.net", "prometheus_exporter_targets", ["192.0.2.11:9739"]),
     ],

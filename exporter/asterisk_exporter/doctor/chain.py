@@ -13,13 +13,16 @@ from asterisk_exporter.doctor import (
     call_records,
     cdr_backends,
     cdr_database,
+    clocks,
     dialplan,
     firewall,
     master_csv,
     metrics,
+    prometheus,
     queue_log,
     queues,
     routing,
+    rules,
     secret_files,
     services,
     sockets,
@@ -76,6 +79,11 @@ LINKS: tuple[Link, ...] = (
     Link("AGI script", routing.script, ("Asterisk service",)),
     Link("FastAGI", routing.fastagi, ("Asterisk service",)),
     Link("CRM", routing.crm, ("Asterisk service",)),
+    Link("Prometheus", prometheus.server),
+    Link("scraping", prometheus.scraping, ("Prometheus",)),
+    Link("rules", rules.look, ("Prometheus",)),
+    Link("Alertmanager", prometheus.alertmanager, ("Prometheus",)),
+    Link("clocks", clocks.look),
 )
 
 #: What is wrong with the PBX, not with this program. Each says what happened and what to do.
