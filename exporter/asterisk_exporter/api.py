@@ -38,6 +38,7 @@ from asterisk_exporter.journal.cdr_postgresql import Database
 from asterisk_exporter.journal.runner import SourceError
 from asterisk_exporter.journal.store import JournalStoreError, read_only
 from asterisk_exporter.missed import MissedCall
+from asterisk_exporter.quality import Quality, call_quality
 from asterisk_exporter.summary import QueueSummary, Today, UnknownQueueError
 
 __all__ = [
@@ -55,8 +56,10 @@ __all__ = [
     "MissedCall",
     "Originated",
     "Parked",
+    "Quality",
     "QueueMember",
     "QueueSummary",
+    "SourceError",
     "Status",
     "Target",
     "Thresholds",
@@ -66,6 +69,7 @@ __all__ = [
     "UnknownQueueError",
     "add_member",
     "ask_health",
+    "call_quality",
     "hang_up",
     "health_report",
     "import_csv",

@@ -7,7 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 
-from asterisk_exporter.journal.cdr_postgresql import Database
+import psycopg2
+
+from asterisk_exporter.journal.cdr_postgresql import Database, explain
+from asterisk_exporter.journal.runner import SourceError
 
 SHORT_SECONDS = 10
 #: A week of a busy site is more than the exporter's own five seconds.
@@ -47,6 +50,20 @@ class Quality:
     completion_rate: float | None
     average_talk_seconds: float | None
     short_calls: int
+
+
+def call_quality(database: Database, system_name: str, since: timedelta) -> Quality:
+    """Return the figures of ``system_name``'s calls that began no longer ago than ``since``.
+
+    Imported records count too. Raises SourceError when the database cannot be asked.
+    """
+    try:
+        return assess(records(database, system_name, since))
+    except psycopg2.Error as error:
+        raise SourceError(
+            f"{database}: {explain(error)}. Look at whether it is the right login, and whether "
+            "PostgreSQL runs there."
+        ) from None
 
 
 def assess(records: Iterable[Record]) -> Quality:

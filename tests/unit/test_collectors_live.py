@@ -160,8 +160,23 @@ def test_channel_states_by_number(number, name):
     channel = event(
         Event="CoreShowChannel", Channel="IAX2/x-1", ChannelState=number, Linkedid="1.1"
     )
-    families = ChannelCollector().collect({"CoreShowChannels": listing("C", channel)}, NOW)
+    replies = {"CoreShowChannels": listing("C", channel), "DeviceStateList": listing("D")}
+    families = ChannelCollector().collect(replies, NOW)
     assert f'asterisk_channels{{state="{name}",technology="IAX2"}} 1.0' in text(families)
+
+
+def test_spaces_that_are_taken_are_parked_calls():
+    spaces = listing(
+        "DeviceStateList",
+        device("park:701@parkedcalls", "INUSE"),
+        device("park:702@parkedcalls", "NOT_INUSE"),
+        device("park:71@parkedcalls-sales", "INUSE"),
+        device("Custom:park:703@parkedcalls", "INUSE"),
+    )
+    # what is parked from a conversation
+    channel = event(Event="CoreShowChannel", Channel="PJSIP/1-1", ChannelState="6", Application="X")
+    replies = {"CoreShowChannels": listing("C", channel), "DeviceStateList": spaces}
+    assert "asterisk_parked_calls 2.0" in text(ChannelCollector().collect(replies, NOW))
 
 
 def test_endpoints(replies):

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asterisk_exporter import foreign_cdr, importer, quality
+from asterisk_exporter import api, foreign_cdr, importer, quality
 from asterisk_exporter.cli import main
 from asterisk_exporter.importer import COLUMNS, ImportFailedError, import_csv, import_database
 from asterisk_exporter.journal.cdr_postgresql import Database
@@ -836,7 +836,7 @@ def calls(table, master):
 
 
 @pytest.mark.usefixtures("calls")
-def test_quality_of_the_last_hour(run):
+def test_quality_of_the_last_hour(run, table):
     done = run("quality", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {
@@ -848,11 +848,20 @@ def test_quality_of_the_last_hour(run):
         "average_talk_seconds": pytest.approx((60 + 50 + 9) / 3),
         "short_calls": 1,
     }
+    same = api.call_quality(table.target, "pbx1", timedelta(hours=1))
+    assert (same.calls, same.completed, same.short_calls) == (4, 3, 1)
     shown = run("quality", "--since", "2d").stdout
     assert re.search(r"^Calls: +5$", shown, re.MULTILINE)
     assert re.search(r"^Completion rate: +80\.0%$", shown, re.MULTILINE)
     assert re.search(r"^Average talk: +31\.0 s$", shown, re.MULTILINE)
     assert re.search(r"^Shorter than 10 s: +2$", shown, re.MULTILINE)
+
+
+def test_quality_without_its_database():
+    nowhere = Database("127.0.0.1", 1, "asterisk", "exporter", "a-password")
+    with pytest.raises(api.SourceError, match=r"Connection refused.*Look at") as told:
+        api.call_quality(nowhere, "pbx1", timedelta(hours=1))
+    assert "a-password" not in str(told.value)
 
 
 def test_quality_without_calls(run):

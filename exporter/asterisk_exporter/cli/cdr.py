@@ -11,13 +11,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import click
-import psycopg2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from asterisk_exporter import config, importer, quality
 from asterisk_exporter.cli.common import config_option, since_option, stop
-from asterisk_exporter.journal.cdr_postgresql import explain
+from asterisk_exporter.journal.runner import SourceError
 from asterisk_exporter.text import clean
 
 
@@ -167,13 +166,9 @@ def quality_command(config_path: Path | None, since: timedelta, json_output: boo
     if database is None:
         stop(f"{path}: cdr: expected source postgresql, with the call records.", 2)
     try:
-        found = quality.assess(quality.records(database, settings.system_name, since))
-    except psycopg2.Error as error:
-        stop(
-            f"{database}: {clean(explain(error))}. Look at the section cdr of the configuration, "
-            "and whether PostgreSQL runs there.",
-            2,
-        )
+        found = quality.call_quality(database, settings.system_name, since)
+    except SourceError as error:
+        stop(f"{path}: cdr: {clean(str(error))}", 2)
     if json_output:
         document = {
             "since_seconds": int(since.total_seconds()),

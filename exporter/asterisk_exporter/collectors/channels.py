@@ -1,4 +1,4 @@
-"""CoreShowChannels: channels, calls and parked calls."""
+"""CoreShowChannels: channels and calls; DeviceStateList: parked calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client.core import GaugeMetricFamily
 
+from asterisk_exporter.ami.protocol import Message
 from asterisk_exporter.collectors.base import Family, Replies, integer, label
 
 #: enum ast_channel_state in Asterisk's include/asterisk/channelstate.h.
@@ -30,8 +31,9 @@ ALWAYS = (("PJSIP", "ring"), ("PJSIP", "ringing"), ("PJSIP", "up"))
 class ChannelCollector:
     """Channels and the calls they make up.
 
-    A call is one distinct Linkedid. A parked call is a channel in the application Park
-    (the action ParkedCalls would need the class ``call``).
+    A call is one distinct Linkedid. A parked call is a space in use: the application of a channel
+    that is parked from a conversation stays Dial or AppDial, and the action ParkedCalls would need
+    the class ``call``.
 
     ::
 
@@ -41,7 +43,7 @@ class ChannelCollector:
     """
 
     name = "channels"
-    actions = ("CoreShowChannels",)
+    actions = ("CoreShowChannels", "DeviceStateList")
 
     def describe(self) -> list[Family]:
         """Return the families without samples."""
@@ -65,5 +67,11 @@ class ChannelCollector:
         for labels, number in sorted(count.items()):
             channels.add_metric(labels, number)
         calls.add_metric([], len({row.get("Linkedid") for row in rows}))
-        parked.add_metric([], sum(row.get("Application") == "Park" for row in rows))
+        spaces = replies["DeviceStateList"].events("DeviceStateChange")
+        parked.add_metric([], sum(_is_taken(space) for space in spaces))
         return families
+
+
+def _is_taken(device: Message) -> bool:
+    """Say whether it is a parking space with a call (res_parking: ``park:701@parkedcalls``)."""
+    return device.get("Device").startswith("park:") and device.get("State").upper() == "INUSE"
