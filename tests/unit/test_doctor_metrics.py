@@ -11,7 +11,7 @@ from asterisk_exporter import config
 from asterisk_exporter.config import Listen
 from asterisk_exporter.doctor import secret_files
 from asterisk_exporter.doctor.metrics import Scrape, judge, metrics, parse, url
-from asterisk_exporter.doctor.pbx import LookError
+from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.health import Status
 
 EXPOSITION = """\
@@ -86,7 +86,7 @@ def test_something_else_answers():
 
 
 def test_nothing_answers():
-    pbx = SimpleNamespace(settings=config.Config(listen={"port": 1}), timeout=1.0)
+    pbx = Pbx(config.Config(listen={"port": 1}), Path("none.yml"), 1.0)
     with pytest.raises(LookError, match=r"127\.0\.0\.1:1/metrics does not answer: .*refused"):
         list(metrics(pbx))
 

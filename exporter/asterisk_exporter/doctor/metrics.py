@@ -104,6 +104,16 @@ def _collectors(scrape: Scrape) -> Iterator[Finding]:
 
 def metrics(pbx: Pbx) -> Iterator[Finding]:
     """Scrape the service as Prometheus does."""
+    scrape, where = scraped(pbx), url(pbx.settings.listen)
+    yield from judge(scrape, where, __version__, pbx.settings.events.enabled)
+
+
+def scraped(pbx: Pbx) -> Scrape:
+    """Return what the service says; nothing where that is no exposition. Raises LookError."""
+    return pbx.once("/metrics", _scrape)
+
+
+def _scrape(pbx: Pbx) -> Scrape:
     where = url(pbx.settings.listen)
     # no proxy of this shell's has a part in it
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -120,7 +130,6 @@ def metrics(pbx: Pbx) -> Iterator[Finding]:
         ) from None
     seconds = time.monotonic() - start
     try:
-        scrape = parse(text, seconds)
+        return parse(text, seconds)
     except ValueError:
-        scrape = Scrape({}, seconds)
-    yield from judge(scrape, where, __version__, pbx.settings.events.enabled)
+        return Scrape({}, seconds)
