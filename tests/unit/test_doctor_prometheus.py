@@ -103,6 +103,12 @@ class TestApi:
         with pytest.raises(LookError, match="too many samples"):
             Prometheus(web.url, 1).api("query", query="up")
 
+    @pytest.mark.parametrize("data", [[], {"groups": None}])
+    def test_an_answer_of_another_shape(self, web, data):
+        web.api("rules", data)
+        with pytest.raises(LookError, match="no groups in its answer"):
+            Prometheus(web.url, 1).listed("rules", "groups")
+
     def test_nobody_there(self):
         with pytest.raises(LookError, match="Connection refused"):
             Prometheus("http://127.0.0.1:1", 1).api("rules")

@@ -14,7 +14,7 @@ from asterisk_exporter.ami.errors import ActionFailedError, PermissionDeniedErro
 from asterisk_exporter.ami.protocol import parse_message
 from asterisk_exporter.doctor import agi, dialplan, routing
 from asterisk_exporter.doctor.agi import Spoken
-from asterisk_exporter.doctor.pbx import Pbx, Ran
+from asterisk_exporter.doctor.pbx import LookError, Pbx, Ran
 from asterisk_exporter.health import Status
 
 OK, WARNING, CRITICAL = Status.OK, Status.WARNING, Status.CRITICAL
@@ -250,3 +250,44 @@ def test_a_pbx_without_the_service():
     settings = config.Config(doctor=config.Doctor(call_routing=config.DoctorCallRouting()))
     found = only(routing.fastagi(Pbx(settings, Path("none.yml"), 1.0)))
     assert (found.status, "call_routing_method is agi" in found.text) == (None, True)
+
+
+class TestWhole:
+    """The links with a script that says what the test gives."""
+
+    @pytest.fixture
+    def pbx(self, tmp_path, monkeypatch):
+        settings = tmp_path / "settings.json"
+        settings.write_text('{"url": "http://127.0.0.1:8085/api", "deadline_seconds": 2.0}')
+        (tmp_path / "crm-token").write_text("token-of-the-test")
+        (tmp_path / "crm-token").chmod(0o640)
+        call_routing = config.DoctorCallRouting(settings=settings)
+        found = Pbx(config.Config(doctor=config.Doctor(call_routing=call_routing)), Path("c"), 1.0)
+        found.__dict__["asterisk_user"] = "asterisk"
+        self.ran, self.says = Ran(0, '{"result": "no_route", "seconds": 0.002}', ""), "Info"
+        monkeypatch.setattr(Pbx, "run", self.run)
+        monkeypatch.setattr(Pbx, "asterisk", lambda *_: self.says)
+        return found
+
+    def run(self, command, user=None):
+        assert user == "asterisk"
+        assert command[0] in ("env", "/opt/call-routing/crm_route.py")
+        return self.ran
+
+    def test_all_is_well(self, pbx):
+        assert [only(link(pbx)).status for link in (routing.script, routing.crm)] == [OK, OK]
+
+    def test_asterisk_has_no_agi(self, pbx):
+        self.says = "Your application(s) is (are) not registered"
+        _, agi_is_missing = routing.script(pbx)
+        assert (agi_is_missing.status, "res_agi.so" in agi_is_missing.action) == (CRITICAL, True)
+
+    def test_the_script_is_broken(self, pbx):
+        self.ran = Ran(1, "", "crm_route: cannot use settings.json")
+        assert only(routing.script(pbx)).status == CRITICAL
+        assert only(routing.crm(pbx)).status is None
+
+    def test_settings_that_only_the_script_can_read(self, pbx):
+        pbx.settings.doctor.call_routing.settings.write_text("{}")
+        with pytest.raises(LookError, match=r"settings\.json: KeyError"):
+            list(routing.crm(pbx))

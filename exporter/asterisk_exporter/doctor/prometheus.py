@@ -75,13 +75,14 @@ def scraping(pbx: Pbx) -> Iterator[Finding]:
         yield from judged_targets(ours, prometheus.clock().there)
         return
     query = f"asterisk_info{{system_name={_quoted(pbx.settings.system_name)}}}"
-    found = prometheus.api("query", query=query)["result"] if pbx.settings.system_name else []
+    found = prometheus.listed("query", "result", query=query) if pbx.settings.system_name else []
     yield from judged_absence(targets, listen, prometheus, [item["metric"] for item in found])
 
 
 def _targets(pbx: Pbx, prometheus: Prometheus) -> list[Target]:
-    found = pbx.once("targets", lambda _: prometheus.api("targets", state="active"))
-    return list(found["activeTargets"])
+    return pbx.once(
+        "targets", lambda _: prometheus.listed("targets", "activeTargets", state="active")
+    )
 
 
 def _quoted(text: str) -> str:
@@ -191,7 +192,7 @@ def alertmanager(pbx: Pbx) -> Iterator[Finding]:
     if prometheus is None:
         yield not_set_up(NOT_SET_UP)
         return
-    known = [item["url"] for item in prometheus.api("alertmanagers")["activeAlertmanagers"]]
+    known = [item["url"] for item in prometheus.listed("alertmanagers", "activeAlertmanagers")]
     if not known:
         yield warning(
             "Prometheus sends its alerts nowhere: nobody is told",

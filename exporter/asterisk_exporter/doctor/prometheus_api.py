@@ -56,11 +56,19 @@ class Prometheus:
             said = "no answer of Prometheus's API"
         raise LookError(f"{self.url}/api/v1/{path}: {said[:200]}", _not_prometheus())
 
+    def listed(self, path: str, key: str, **parameters: str) -> list[Any]:
+        """Return the list of that name in the data of an answer."""
+        data = self.api(path, **parameters)
+        found = data.get(key) if isinstance(data, dict) else None
+        if not isinstance(found, list):
+            raise LookError(f"{self.url}/api/v1/{path}: no {key} in its answer", _not_prometheus())
+        return found
+
     def clock(self) -> Clock:
         """Ask what time it is there."""
         before = time.time()
         # nocache: VictoriaMetrics, which answers the same API, says the time of 30 s ago else
-        _, value = self.api("query", query="time()", nocache="1")["result"]
+        _, value = self.listed("query", "result", query="time()", nocache="1")
         after = time.time()
         return Clock(float(value), (before + after) / 2, (after - before) / 2)
 

@@ -30,7 +30,7 @@ def look(pbx: Pbx) -> Iterator[Finding]:
     if prometheus is None:
         yield not_set_up(NOT_SET_UP)
         return
-    groups = prometheus.api("rules")["groups"]
+    groups = prometheus.listed("rules", "groups")
     yield from judged(groups, prometheus.clock().there)
 
 
