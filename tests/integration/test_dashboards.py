@@ -126,7 +126,7 @@ for phone in 101 102 103 106; do
 done
 lab-call provider +4915550071 +493055502 14 & answered=$!
 lab-call extension 101 0004915550073 6 & out=$!
-lab-call provider +491701234568 +493055505 2 & # it rings for longer
+lab-call provider +491701234567 +493055505 8 &
 sleep 6
 asterisk -rx 'queue unpause member PJSIP/106 queue support'
 lab-call provider +4915550072 +493055501 24
