@@ -52,6 +52,8 @@ def test_an_issuer_without_a_common_name():
         ("IP address mismatch, certificate is not valid for '192.0.2.1'.", "server_name"),
         ("unable to get local issuer certificate", "is not among /etc/ca.pem: set ca_file"),
         ("self-signed certificate", "ca_file"),
+        ("CA cert does not include key usage extension", "keyUsage=critical,keyCertSign"),
+        ("Missing Subject Key Identifier", "RFC 5280"),
     ],
 )
 def test_a_certificate_that_does_not(said, action):

@@ -53,6 +53,13 @@ def judge_refused(error: ssl.SSLCertVerificationError, where: str, tls: Tls, nam
             f"It must carry the name {name}: set server_name of asterisk_exporter_ami_tls to a "
             "name that it has, or issue one that has this name.",
         )
+    if "extension" in said or "Key Identifier" in said or "Basic Constraints" in said:
+        return critical(
+            text,
+            "It is not made as RFC 5280 asks, which Python checks since 3.13: issue the "
+            "authority's again with basicConstraints=critical,CA:true and "
+            "keyUsage=critical,keyCertSign, and the server's with it.",
+        )
     issuers = tls.ca_file or "the system's authorities"
     return critical(
         text,
