@@ -178,6 +178,16 @@ def test_master_csv_as_the_source(monkeypatch, tmp_path):
     assert short.startswith(f"CRITICAL: the newest record of {path} cannot be part of a call")
 
 
+def test_the_newest_record_of_a_long_master_csv(monkeypatch, tmp_path):
+    """Its end begins within a record; and a name may hold a newline."""
+    path = tmp_path / "Master.csv"
+    monkeypatch.setattr(master_csv, "LONGEST_RECORD_BYTES", int(1.5 * len(RECORD)))
+    for last in (RECORD, RECORD.replace('"internal",""', '"internal","a\nb"')):
+        path.write_text(3 * RECORD + last)
+        (found,) = csv_of(monkeypatch, path)
+        assert found.startswith("OK")
+
+
 def test_master_csv_without_a_directory(monkeypatch, tmp_path):
     monkeypatch.setattr(files.Rights, "may", lambda *_: True)
     (found,) = csv_of(monkeypatch, tmp_path / "none" / "Master.csv")

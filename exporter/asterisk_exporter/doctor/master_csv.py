@@ -12,8 +12,8 @@ from asterisk_exporter.doctor import cdr_backends, files, queue_log
 from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.pbx import Pbx
 from asterisk_exporter.doctor.services import age, asterisk_process
-from asterisk_exporter.journal.cdr import Malformed
-from asterisk_exporter.journal.cdr_csv import LONGEST_RECORD_BYTES, parse, split
+from asterisk_exporter.journal.cdr import Found, Malformed
+from asterisk_exporter.journal.cdr_csv import LONGEST_RECORD_BYTES, parse
 
 SECOND_COPY = Path("/var/log/asterisk/cdr-csv/Master.csv")
 
@@ -94,8 +94,7 @@ def judge_newest(path: Path, source: CdrCsv) -> Iterator[Finding]:
     except OSError as error:
         yield files.failed(path, error, "Look at the directories above")
         return
-    records = list(split(data))
-    newest = parse(records[-1], ZoneInfo(source.timezone)) if records else None
+    newest = _newest(data, ZoneInfo(source.timezone))
     if isinstance(newest, Malformed):
         yield critical(
             f"the newest record of {path} cannot be part of a call: {newest.reason}",
@@ -103,3 +102,13 @@ def judge_newest(path: Path, source: CdrCsv) -> Iterator[Finding]:
             "and usegmtime = yes with asterisk_exporter_cdr_timezone UTC; then "
             "asterisk -rx 'module reload cdr_csv.so'",
         )
+
+
+def _newest(data: bytes, zone: ZoneInfo) -> Found | None:
+    """Return the last record in the end of a file, which may begin within one."""
+    lines = data.split(b"\n")[:-1]
+    # a name with a newline makes several lines
+    ends = [lines[-count:] for count in range(1, min(len(lines), 4) + 1)]
+    tried = [parse(b"\n".join(end) + b"\n", zone) for end in ends]
+    well = [one for one in tried if not isinstance(one, Malformed)]
+    return next(iter(well + tried), None)
