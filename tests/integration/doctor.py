@@ -58,7 +58,7 @@ class Doctor:
         assert document["exit_code"] == result.returncode
         return Report(document)
 
-    def look_with(self, edit: Callable[[dict[str, Any]], None]) -> Report:
+    def look_with(self, edit: Callable[[dict[str, Any]], object]) -> Report:
         """Run it with another configuration than the service has."""
         settings = yaml.safe_load(self.lab.run(f"cat {CONFIG}"))
         edit(settings)

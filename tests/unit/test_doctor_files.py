@@ -12,7 +12,7 @@ from asterisk_exporter.ami.client import Reply
 from asterisk_exporter.ami.errors import UnknownActionError
 from asterisk_exporter.doctor import files, master_csv, queue_log, state
 from asterisk_exporter.doctor.files import Opened, Rights
-from asterisk_exporter.doctor.pbx import Pbx
+from asterisk_exporter.doctor.pbx import LookError, Pbx, Ran
 from asterisk_exporter.journal.store import JournalStore, JournalStoreError
 
 LINE = "1795492538|pbx1-1.1|support|NONE|ABANDON|1|1|5\n"
@@ -122,6 +122,23 @@ def test_rights_of_a_process():
     status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t102 9 \n"
     assert files.parse_rights(status) == Rights(2, 6, (102, 9))
     assert files.rights_of(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [(f"{os.getpid()}\n", files.rights_of(os.getpid())), ("0\n", None), ("", None), (None, None)],
+)
+def test_rights_of_the_service(shown, expected):
+    """None: there is no systemctl."""
+
+    def run(_):
+        if shown is None:
+            raise LookError("no command", "do")
+        return Ran(0, shown, "")
+
+    pbx = Pbx(config.Config(), Path("none.yml"), 1.0)
+    pbx.run = run
+    assert files.exporter_rights(pbx) == expected
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asterisk_exporter.doctor.finding import Finding, critical, warning
-from asterisk_exporter.doctor.pbx import Pbx
+from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.doctor.services import EXPORTER
 
 #: A file system with less than both of these is nearly full; with less than the last it is.
@@ -62,7 +62,10 @@ def exporter_rights(pbx: Pbx) -> Rights | None:
 
 
 def _exporter_rights(pbx: Pbx) -> Rights | None:
-    shown = pbx.run(("systemctl", "show", "--value", "--property=MainPID", EXPORTER))
+    try:
+        shown = pbx.run(("systemctl", "show", "--value", "--property=MainPID", EXPORTER))
+    except LookError:
+        return None
     process = shown.output.strip()
     return rights_of(int(process)) if process.isdigit() and process != "0" else None
 
