@@ -72,7 +72,7 @@ def test_a_span_of_time(seconds, shown):
         (
             unit(restarts=1, since_seconds=30.0),
             Status.OK,
-            "asterisk-exporter has run for 30 s, restarted by systemd 1 times",
+            "asterisk-exporter has run for 30 s, restarted by systemd once",
             "",
         ),
         (unit(restarts=9, since_seconds=7e4), Status.OK, "restarted by systemd 9 times", ""),

@@ -50,7 +50,7 @@ def exporter(settings: config.Config, path: Path) -> Account:
         ALLOWED_ACTIONS,
         read=frozenset(),
         write=frozenset({"reporting"}),
-        loss="figures are missing",
+        loss="figures are missing from the next connection on",
     )
 
 

@@ -107,7 +107,8 @@ def judge(unit: Unit) -> Finding:
             f"{unit.name} does not run: {unit.active} ({unit.result})",
             f"systemctl start {unit.name}. {look}",
         )
-    restarted = f", restarted by systemd {unit.restarts} times" if unit.restarts else ""
+    times = "once" if unit.restarts == 1 else f"{unit.restarts} times"
+    restarted = f", restarted by systemd {times}" if unit.restarts else ""
     text = f"{unit.name} has run for {age(unit.since_seconds)}{restarted}"
     if unit.restarts >= LOOP_RESTARTS and unit.since_seconds < LOOP_SECONDS:
         return warning(f"{text}: it keeps ending by itself", look)
