@@ -21,6 +21,7 @@ import pymysql
 import pytest
 from lab import HOST, ROOT, Lab, wait_until
 
+from asterisk_exporter.doctor.clocks import database_clock
 from asterisk_exporter.journal import cdr_mysql
 from asterisk_exporter.journal.calls import Rules
 from asterisk_exporter.journal.cdr import RECORDS, CdrCounter, newest_record_age
@@ -357,6 +358,11 @@ def test_two_systems_in_one_table(store, database):
         assert source.lag_seconds() == 0
     assert newest_record_age(table, "pbx1", 5) < 5
     assert newest_record_age(table, "it's %s", 5) is None
+
+
+def test_the_doctor_reads_its_clock(database):
+    clock = database_clock(database.table(), 5)
+    assert abs(clock.there - clock.here) < 1 + clock.uncertain
 
 
 def test_times_are_wall_clock_of_the_pbx(store, database):

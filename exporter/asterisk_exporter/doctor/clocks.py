@@ -22,6 +22,7 @@ from asterisk_exporter.doctor.finding import (
 )
 from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.doctor.prometheus_api import Clock
+from asterisk_exporter.journal.cdr import Place
 from asterisk_exporter.journal.cdr_mysql import MysqlTable, ask
 from asterisk_exporter.journal.cdr_postgresql import Database
 from asterisk_exporter.journal.runner import SourceError
@@ -37,12 +38,13 @@ _HARM = {
 def look(pbx: Pbx) -> Iterator[Finding]:
     """Compare each clock there is with this machine's."""
     prometheus = prometheus_api.at(pbx)
-    has_database = isinstance(pbx.settings.cdr, config.CdrDatabase)
-    if prometheus is None and not has_database:
+    cdr = pbx.settings.cdr
+    if prometheus is None and not isinstance(cdr, config.CdrDatabase):
         yield not_set_up("neither a database of call records nor Prometheus: no clock but this")
-    if has_database:
+    if isinstance(cdr, config.CdrDatabase):
         try:
-            yield judged("the database", database_clock(pbx))
+            place = config.call_records(pbx.settings, pbx.path)
+            yield judged("the database", database_clock(place, pbx.timeout))
         except (config.ConfigError, psycopg2.Error, SourceError):
             yield not_looked_at("the database does not answer: see CDR database")
     if prometheus is not None:
@@ -52,11 +54,10 @@ def look(pbx: Pbx) -> Iterator[Finding]:
             yield not_looked_at("Prometheus does not answer: see Prometheus")
 
 
-def database_clock(pbx: Pbx) -> Clock:
-    """Ask the database. Raises ConfigError, psycopg2.Error, SourceError."""
-    place = config.call_records(pbx.settings, pbx.path)
-    assert isinstance(place, (Database, MysqlTable))  # noqa: S101 - the link looked
-    connection = place.connect(max(2, int(pbx.timeout)))
+def database_clock(place: Place | None, timeout: float) -> Clock:
+    """Ask the database. Raises psycopg2.Error, SourceError."""
+    assert isinstance(place, (Database, MysqlTable))  # noqa: S101 - Master.csv has no clock
+    connection = place.connect(max(2, int(timeout)))
     try:
         before = time.time()
         if isinstance(place, Database):
@@ -64,7 +65,7 @@ def database_clock(pbx: Pbx) -> Clock:
                 cursor.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
                 [value] = cursor.fetchone()
         else:
-            [row] = ask(connection, "SELECT unix_timestamp(sysdate(6)) AS clock")
+            [row] = ask(connection, "SELECT unix_timestamp(now(6)) AS clock")
             value = row["clock"]
         after = time.time()
     finally:
