@@ -71,12 +71,17 @@ BROKEN = {
         "No module named 'asterisk'",
         "--tags call_routing",
     ),
+    "asterisk -rx 'module unload -f res_agi.so'": (
+        "asterisk -rx 'module load res_agi.so'",
+        "Asterisk has no application AGI",
+        "module load res_agi.so",
+    ),
 }
 
 
 @pytest.mark.usefixtures("routes_again")
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_script_that_ends_at_once(lab: Lab, broken: str) -> None:
+def test_a_script_that_cannot_do_its_work(lab: Lab, broken: str) -> None:
     mended, text, action = BROKEN[broken]
     try:
         lab.run(broken)
