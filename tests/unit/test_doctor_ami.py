@@ -161,7 +161,7 @@ def looked(monkeypatch, outcomes, **sections):
     settings = config.Config(**sections)
     monkeypatch.setattr(ami, "outcome", lambda _, account: outcomes[account.username])
     monkeypatch.setattr(ami, "_answers", lambda _: "; Asterisk answers")
-    pbx = SimpleNamespace(settings=settings, path=None, asterisk_is_here=False)
+    pbx = SimpleNamespace(settings=settings, path=None, has_console=False)
     links = (ami.login, ami.events_login, ami.control_login)
     return [finding for link in links for finding in link(pbx)]
 
@@ -234,9 +234,7 @@ def test_an_action_whose_module_is_not_loaded_is_not_missed(monkeypatch):
     granted = commands(reply_of("idle", "ListCommands").message())
     del granted["ConfbridgeListRooms"]
     shown = {"manager show user exporter": SHOWN, "manager show command ConfbridgeListRooms": "\n"}
-    pbx = SimpleNamespace(
-        settings=config.Config(), path=None, asterisk_is_here=True, asterisk=shown.get
-    )
+    pbx = SimpleNamespace(settings=config.Config(), path=None, has_console=True, asterisk=shown.get)
     monkeypatch.setattr(ami, "outcome", lambda *_: Session(granted))
     monkeypatch.setattr(ami, "ask_user", lambda *_: user("exporter", SHOWN))
     [fine] = ami.permissions(pbx)

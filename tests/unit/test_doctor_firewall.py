@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
+from asterisk_exporter import config
 from asterisk_exporter.doctor import firewall
 from asterisk_exporter.doctor.firewall import Answer, judge_ami, judge_metrics, knock, protection
 from asterisk_exporter.doctor.nft import Outcome, Packet, Rule, Ruleset, texts
+from asterisk_exporter.doctor.pbx import Pbx, Ran
 from asterisk_exporter.health import Status
 
 DPORT = {"payload": {"protocol": "tcp", "field": "dport"}}
@@ -243,6 +246,40 @@ def test_what_keeps_others_out():
     assert protection(DROPS, WORDS).startswith("The firewall keeps others out: the rule 'tcp")
     some = Outcome("drop", BY, (("accept", BY),))
     assert protection(some, WORDS).startswith("The firewall keeps all but some out")
+
+
+@pytest.mark.parametrize(
+    ("nft", "ran", "why"),
+    [
+        (None, None, "there is no nft on this machine"),
+        ("/sbin/nft", Ran(1, "", "Operation not permitted\n"), "at: Operation not permitted"),
+        ("/sbin/nft", Ran(0, "table inet t", ""), "not what this program expects"),
+    ],
+)
+def test_rules_that_cannot_be_looked_at_are_no_finding(monkeypatch, nft, ran, why):
+    monkeypatch.setattr(firewall.shutil, "which", lambda _: nft)
+    monkeypatch.setattr(firewall, "knock", lambda *_: (Answer.OPEN, 0.001))
+    pbx = Pbx(config.Config(listen={"address": "192.0.2.1"}), Path("x"), 1.0)
+    pbx.run = lambda _: ran
+    [ami] = firewall.to_ami(pbx)
+    [scrape] = firewall.to_metrics(pbx)
+    assert (ami.status, scrape.status, why in scrape.text) == (Status.OK, None, True)
+    assert why in firewall.keeps_out(pbx, 5038)
+
+
+def test_the_way_of_a_prometheus_that_is_known(monkeypatch):
+    found = ruleset([match(SADDR, "192.0.2.7"), port(9739), ACCEPT], policy="drop")
+    for url, status in (
+        ("http://192.0.2.7:9090", Status.OK),
+        (None, Status.OK),
+        ("https://192.0.2.8/p", Status.CRITICAL),
+    ):
+        settings = config.Config(listen={"address": "192.0.2.1"}, doctor={"prometheus_url": url})
+        pbx = Pbx(settings, Path("x"), 1.0)
+        monkeypatch.setattr(firewall, "rules", lambda _: (found, {}))
+        assert [finding.status for finding in firewall.to_metrics(pbx)] == [status], url
+    local = Pbx(config.Config(), Path("x"), 1.0)
+    assert [finding.status for finding in firewall.to_metrics(local)] == [None]
 
 
 def test_a_knock():

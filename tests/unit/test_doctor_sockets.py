@@ -80,7 +80,7 @@ def test_who_can_reach_it(address, beyond):
         ),
         (
             [Socket("127.0.0.1", 5038, "nginx", 7), Socket("127.0.0.1", 5040, "asterisk", 1)],
-            Status.CRITICAL,
+            Status.WARNING,
             "127.0.0.1:5038 belongs to nginx (process 7), not to asterisk; asterisk listens on "
             "127.0.0.1:5040",
         ),
@@ -89,7 +89,7 @@ def test_who_can_reach_it(address, beyond):
 def test_the_socket_of_the_exporter(found, status, text):
     finding = judge_ours(Ami(), ["127.0.0.1"], found)
     assert (finding.status, text in finding.text) == (status, True), finding
-    assert ("manager show settings" in finding.action) is (status is Status.CRITICAL)
+    assert ("manager show settings" in finding.action) is (status is not Status.OK)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def test_the_link(monkeypatch):
     monkeypatch.setattr(sockets, "keeps_out", lambda _, port: f"Nobody guards {port}.")
     pbx = SimpleNamespace(
         asterisk_is_here=True,
+        has_console=True,
         settings=SimpleNamespace(ami=Ami()),
         once=lambda name, _: {"ss": [ALL], "manager settings": SETTINGS}[name],
     )
@@ -125,5 +126,7 @@ def test_the_link(monkeypatch):
     assert fine.status is Status.OK
     assert "Nobody guards 5038." in exposed.text
     assert sockets.ami_beyond_loopback(pbx)
+    pbx.has_console = False
+    assert [finding.status for finding in sockets.ami(pbx)] == [Status.OK]
     pbx.asterisk_is_here = False
     assert [finding.status for finding in sockets.ami(pbx)] == [None]

@@ -87,7 +87,7 @@ def _let_in(pbx: Pbx, account: Account, more: Callable[[], str]) -> Iterator[Fin
         yield _bad(account)(f"{found} {account.loss.capitalize()}.", role)
     elif not isinstance(found, LoginRejectedError):
         yield critical(str(found), "")
-    elif pbx.asterisk_is_here:
+    elif pbx.has_console:
         ours = pbx.settings.ami
         known = ask_user(pbx, account.username)
         yield judge_refused(account, known, source(ours.host, ours.port))
@@ -130,11 +130,11 @@ def permissions(pbx: Pbx) -> Iterator[Finding]:
         session = outcome(pbx, account)
         if not isinstance(session, Session):
             continue
-        known = ask_user(pbx, account.username) if pbx.asterisk_is_here else None
+        known = ask_user(pbx, account.username) if pbx.has_console else None
         absent = [
             name
             for name in sorted(account.actions - set(session.commands))
-            if not pbx.asterisk_is_here or _is_loaded(pbx, name)
+            if not pbx.has_console or _is_loaded(pbx, name)
         ]
         said = [
             *judge_missing(account, absent, known),
@@ -220,8 +220,8 @@ def user_names(text: str) -> list[str]:
 
 def acl(pbx: Pbx) -> Iterator[Finding]:
     """Look at where from each login of this Asterisk is let in."""
-    if not pbx.asterisk_is_here:
-        yield not_looked_at(f"Asterisk's console is on {pbx.settings.ami.host}")
+    if not pbx.has_console:
+        yield not_looked_at("there is no console of that Asterisk here (asterisk -r)")
         return
     names = user_names(pbx.asterisk("manager show users"))
     known = [found for name in names if (found := ask_user(pbx, name)) is not None]

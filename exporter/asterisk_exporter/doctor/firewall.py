@@ -18,7 +18,7 @@ from asterisk_exporter.doctor.finding import (
     warning,
 )
 from asterisk_exporter.doctor.nft import Outcome, Packet, Rule, Ruleset, texts
-from asterisk_exporter.doctor.pbx import LookError, Pbx, is_here, is_loopback
+from asterisk_exporter.doctor.pbx import Pbx, is_here, is_loopback
 
 _HOW = {"drop": "drops", "reject": "rejects"}
 #: A port of the same site answers within less, or something drops packets.
@@ -72,14 +72,14 @@ def judge_ami(
         )
     if answer is Answer.REFUSED:
         return critical(
-            f"{where} refuses: nothing listens there, or a firewall rejects; no rule of nft here "
+            f"{where} refuses: nothing listens there, or a firewall rejects; no rule seen here "
             "does",
             'Look at AMI over there (asterisk -rx "manager show settings"), at its firewall, and '
             "at asterisk_exporter_ami_port (ami.port).",
         )
     if answer is Answer.SILENT:
         return critical(
-            f"{where} neither accepts nor refuses within {seconds:.1f} s, and no rule of nft here "
+            f"{where} neither accepts nor refuses within {seconds:.1f} s, and no rule seen here "
             "drops it: a firewall on the way or over there does, or the machine is down",
             "Look at that machine's firewall, and at rules that nft does not show "
             "(iptables-legacy-save). It must let this machine reach AMI's port.",
@@ -117,10 +117,10 @@ def protection(outcome: Outcome, words: Mapping[Rule, str]) -> str:
     return f"The firewall keeps {some} out: {described(outcome.rule, words)}."
 
 
-def rules(pbx: Pbx) -> tuple[Ruleset, dict[Rule, str]] | None:
-    """Return the rules and their texts, None where there is no nft. Raises LookError."""
+def rules(pbx: Pbx) -> tuple[Ruleset, dict[Rule, str]] | str:
+    """Return the rules and their texts; or why they cannot be looked at, as in a container."""
     if shutil.which("nft") is None:
-        return None
+        return "there is no nft on this machine"
     ran = pbx.run(("nft", "--json", "list", "ruleset"))
     listing = pbx.run(("nft", "--handle", "list", "ruleset"))
     try:
@@ -129,16 +129,14 @@ def rules(pbx: Pbx) -> tuple[Ruleset, dict[Rule, str]] | None:
         said = " ".join(ran.errors.split())
     except (ValueError, KeyError, TypeError):
         said = "its JSON is not what this program expects"
-    raise LookError(
-        f"the rules of nftables could not be looked at: {said}", f"Look at them yourself: {_SHOW}"
-    )
+    return f"the rules of nftables cannot be looked at: {said}"
 
 
 def keeps_out(pbx: Pbx, port: int) -> str:
     """Say what of this machine's firewall keeps others from a port."""
     found = pbx.once("nft", rules)
-    if found is None:
-        return "There is no nft here to say whether a firewall keeps others out."
+    if isinstance(found, str):
+        return f"Whether a firewall keeps others out is not known: {found}."
     ruleset, words = found
     return protection(ruleset.outcome(Packet(port)), words)
 
@@ -147,7 +145,8 @@ def to_ami(pbx: Pbx) -> Iterator[Finding]:
     """Look at our way to AMI."""
     ami, here = pbx.settings.ami, pbx.asterisk_is_here
     answer, seconds = knock(ami.host, ami.port, min(pbx.timeout, KNOCK_SECONDS))
-    ruleset, words = pbx.once("nft", rules) or (Ruleset(), {})
+    found = pbx.once("nft", rules)
+    ruleset, words = (Ruleset(), {}) if isinstance(found, str) else found
     outcome = ruleset.outcome(Packet(ami.port, loopback=here), "input" if here else "output")
     yield judge_ami(f"{ami.host}:{ami.port}", answer, seconds, outcome, words)
 
@@ -159,8 +158,8 @@ def to_metrics(pbx: Pbx) -> Iterator[Finding]:
     found = pbx.once("nft", rules)
     if is_loopback(listen.address):
         yield not_set_up(f"/metrics is for this machine only, on {where} (listen.address)")
-    elif found is None:
-        yield not_looked_at("there is no nft on this machine")
+    elif isinstance(found, str):
+        yield not_looked_at(found)
     else:
         ruleset, words = found
         scraper, outcome = _scrape(pbx.settings.doctor.prometheus_url, ruleset, listen.port)

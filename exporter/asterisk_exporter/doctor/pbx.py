@@ -6,6 +6,7 @@ import ipaddress
 import os
 import pwd
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -69,6 +70,11 @@ class Pbx:
     def asterisk_is_here(self) -> bool:
         """Whether the Asterisk of ``ami.host`` runs on this machine."""
         return is_here(self.settings.ami.host)
+
+    @cached_property
+    def has_console(self) -> bool:
+        """Whether that Asterisk's console can be asked: not in a container, not elsewhere."""
+        return self.asterisk_is_here and shutil.which("asterisk") is not None
 
     @cached_property
     def replies(self) -> Replies:

@@ -96,9 +96,9 @@ def judge_ours(ami: Ami, addresses: Iterable[str], found: Sequence[Socket]) -> F
         )
     other = next((one for one in fitting if one.process not in ("asterisk", "")), None)
     if other is not None:
-        return critical(
+        return warning(
             f"{other} belongs to {other.process} (process {other.pid}), not to asterisk{elsewhere}",
-            f"Give one of them another port: {action}",
+            f"Well where it is a proxy before AMI. Else give one of them another port: {action}",
         )
     return ok(f"asterisk listens on {', '.join(map(str, fitting))}")
 
@@ -159,6 +159,8 @@ def ami(pbx: Pbx) -> Iterator[Finding]:
         return
     found = pbx.once("ss", listening)
     yield judge_ours(ours, _addresses(ours.host), found)
+    if not pbx.has_console:
+        return
     said = settings(pbx.once("manager settings", manager_settings))
     plain = said.get("TCP Bindaddress", "")
     exposed = beyond_loopback(found, plain)
