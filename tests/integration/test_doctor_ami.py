@@ -86,8 +86,10 @@ def test_a_manager_interface_for_everybody(doctor: Doctor, manager: Change) -> N
     assert has(problems, "AMI permissions", "'exporter' may receive events", "all")
     assert has(problems, "AMI permissions", "'events' gets no events of security")
     assert has(problems, "AMI permissions", "'control' may not run Originate", "asterisk-ctl")
-    assert set(problems) == {"AMI socket", "AMI ACL", "AMI permissions"}
-    assert [found.link(name)["status"] for name in problems] == ["WARNING", "WARNING", "CRITICAL"]
+    looked = ("AMI socket", "AMI login", "AMI ACL", "AMI permissions")
+    assert [found.link(name)["status"] for name in looked] == [
+        "WARNING", "OK", "WARNING", "CRITICAL"
+    ]  # fmt: skip
 
 
 def test_logins_that_are_refused(doctor: Doctor, manager: Change) -> None:
@@ -172,8 +174,8 @@ def test_firewalls_that_drop_and_reject(doctor: Doctor, firewall: Callable[[str]
     firewall(
         "iifname lo accept; ip saddr 192.0.2.7 tcp dport 9739 accept; tcp dport 5000-9999 drop;"
     )
-    found = doctor.look()
-    assert found.status == "OK", found.problems()
+    problems = doctor.look().problems()
+    assert not problems.keys() & {"firewall to AMI", "firewall to metrics", "exporter /metrics"}
 
 
 # TLS
@@ -224,7 +226,7 @@ def test_ami_over_tls(
     tls("90")
     arguments = configure(over_tls())
     found = doctor.look(arguments)
-    assert found.status == "OK", found.problems()
+    assert not [link for link in found.problems() if link.startswith("AMI")], found.problems()
     [certificate] = found.link("AMI certificate")["findings"]
     said = r"TLSv1\.[23], certificate for pbx\.example by ours of the test, (89|90) days left"
     assert re.fullmatch(said, certificate["text"]), certificate
@@ -236,7 +238,7 @@ def test_ami_over_tls(
     tls("10")
     found = doctor.look(arguments)
     assert has(found.problems(), "AMI certificate", "pbx.example ends in 10 days", "tlscertfile")
-    assert found.status == "WARNING"
+    assert found.link("AMI certificate")["status"] == "WARNING"
 
 
 def test_tls_that_cannot_be_trusted(
@@ -246,13 +248,13 @@ def test_tls_that_cannot_be_trusted(
     for changed, said, action in (
         (over_tls(name="other.example"), "not valid for 'other.example'", "set server_name"),
         (over_tls(ca="other"), "issuer certificate", "set ca_file"),
-        (over_tls(ca="none"), "none.pem cannot be used", "PEM form"),
         (over_tls().replace("5039", "5038"), "does not speak TLS", "tlsenable"),
     ):
-        arguments = configure(changed)
-        found = doctor.look(arguments)
+        found = doctor.look(configure(changed))
         assert has(found.problems(), "AMI certificate", said, action), found.problems()
         assert found.link("AMI certificate")["status"] == "CRITICAL"
+    for changed in (over_tls(name="other.example"), over_tls(ca="other")):
+        arguments = configure(changed)
         check = lab.exec(f"asterisk-exporter check {arguments}")
         assert (check.returncode, "ASTERISK CRITICAL" in check.stdout) == (2, True), check.stdout
         control = lab.exec(f"asterisk-ctl queue list {arguments}")
