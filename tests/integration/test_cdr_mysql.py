@@ -21,7 +21,10 @@ import pymysql
 import pytest
 from lab import HOST, ROOT, Lab, wait_until
 
+from asterisk_exporter import config
+from asterisk_exporter.doctor import cdr_database
 from asterisk_exporter.doctor.clocks import database_clock
+from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.journal import cdr_mysql
 from asterisk_exporter.journal.calls import Rules
 from asterisk_exporter.journal.cdr import RECORDS, CdrCounter, newest_record_age
@@ -460,3 +463,31 @@ def test_history_of_freepbx_is_imported(lab: Lab, server: dict) -> None:
         assert after == counted
     finally:
         lab.sql(f"DELETE FROM cdr WHERE {imported}")
+
+
+def test_the_doctor_on_a_table_of_mysql(database, tmp_path):
+    """A login that may only read is well; FreePBX's own may do everything, which is named."""
+    database.execute(FREEPBX)
+    (tmp_path / "reads").write_text("reads")
+    host, port, name = database.server["host"], database.server["port"], database.name
+    cdr = {"host": host, "port": port, "database": name, "username": name, "source": "mysql"}
+    settings = config.Config(cdr={**cdr, "password_file": "reads"})
+
+    def look() -> list[str]:
+        pbx = Pbx(settings, tmp_path / "config.yml", 5)
+        found = [*cdr_database.look(pbx), *cdr_database.grants(pbx)]
+        return [f"{finding.status.name}: {finding.text}" for finding in found]
+
+    answered, granted = look()
+    assert answered.startswith(f"OK: MySQL table {name}.cdr at {host}:{port} as {name}: MySQL ")
+    assert granted == f"OK: {name} may read {name}.cdr, and nothing else"
+    with database.administrator() as cursor:
+        for known in ("%", "localhost"):
+            cursor.execute(f"GRANT ALL ON {name}.* TO {name}@'{known}'")
+    assert look()[1].startswith(
+        f"WARNING: {name} may do more than read call records: ALL PRIVILEGES."
+    )
+    (tmp_path / "reads").write_text("wrong")
+    with pytest.raises(LookError, match="Access denied") as told:
+        look()
+    assert "asterisk_exporter_cdr_password" in told.value.action

@@ -307,3 +307,11 @@ def test_call_records_of_a_file(monkeypatch, newest):
     monkeypatch.setattr(call_records, "witnesses", lambda _, now: [Witness(now - 400, "x")])
     (found,) = texts(call_records.look(pbx))
     assert found.startswith("CRITICAL" if newest is None else "OK")
+
+
+def test_a_file_that_comes_with_the_first_record(monkeypatch, tmp_path):
+    cdr = {"source": "csv", "file": tmp_path / "Master.csv"}
+    pbx = Pbx(config.Config(cdr=cdr), Path("none.yml"), 1.0)
+    pbx.asterisk_is_here = False
+    monkeypatch.setattr(call_records, "witnesses", lambda *_: [])
+    assert texts(call_records.look(pbx)) == ["OK: no record yet"]

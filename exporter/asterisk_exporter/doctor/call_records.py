@@ -18,6 +18,7 @@ from asterisk_exporter.doctor.cdr_backends import NO_RECORDS
 from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok
 from asterisk_exporter.doctor.pbx import Pbx
 from asterisk_exporter.doctor.services import age
+from asterisk_exporter.journal.cdr_csv import CsvFile
 from asterisk_exporter.journal.cdr_postgresql import Database, explain
 from asterisk_exporter.journal.queue_log import Entry
 from asterisk_exporter.journal.runner import SourceError
@@ -57,7 +58,9 @@ def look(pbx: Pbx) -> Iterator[Finding]:
         yield not_set_up(NO_RECORDS)
         return
     system, now = pbx.settings.system_name, time.time()
-    seconds = place.newest_record_age(system, pbx.timeout)
+    # a file comes with the first record
+    empty = isinstance(place, CsvFile) and not place.path.exists()
+    seconds = None if empty else place.newest_record_age(system, pbx.timeout)
     newest = None if seconds is None else now - seconds
     batch = pbx.asterisk_is_here and cdr_backends.status(pbx).batch
     grace = BATCH_SECONDS if batch else GRACE_SECONDS

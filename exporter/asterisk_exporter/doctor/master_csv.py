@@ -52,15 +52,22 @@ def _file(pbx: Pbx, path: Path, source: CdrCsv | None) -> Iterator[Finding]:
     if isinstance(found, OSError) and not isinstance(found, FileNotFoundError):
         yield files.failed(path, found, "Look at the directories above", bad)
         return
-    # cdr_csv opens it anew for each record
-    if writer is not None and not writer.may("w", path if path.exists() else path.parent):
+    missing = isinstance(found, FileNotFoundError)
+    if missing and not path.parent.is_dir():
         yield bad(
-            f"Asterisk may not write {path}: its records are lost",
-            f"chown asterisk: {path.parent} {path}; chmod u+w {path} (as the user that Asterisk "
-            "runs as)",
+            f"there is no directory {path.parent}, and Asterisk makes none: its records are lost",
+            f"mkdir -p {path.parent}; chown asterisk: {path.parent}",
+        )
+        return
+    # cdr_csv opens it anew for each record
+    written = path.parent if missing else path
+    if writer is not None and not writer.may("w", written):
+        yield bad(
+            f"Asterisk may not write {written}: its records are lost",
+            f"chown asterisk: {written}; chmod u+w {written} (as the user that Asterisk runs as)",
         )
     if isinstance(found, FileNotFoundError):
-        yield from _missing(path, source)
+        yield ok(f"{path} is not there yet: it comes with the next call's record")
         return
     if source is not None:
         reader = files.exporter_rights(pbx)
@@ -72,17 +79,6 @@ def _file(pbx: Pbx, path: Path, source: CdrCsv | None) -> Iterator[Finding]:
     seconds = max(0.0, time.time() - found.st_mtime)
     shown = files.shown_bytes(found.st_size)
     yield ok(f"{path} has {what}, {shown}; last written {age(seconds)} ago")
-
-
-def _missing(path: Path, source: CdrCsv | None) -> Iterator[Finding]:
-    if not path.parent.is_dir():
-        bad = warning if source is None else critical
-        yield bad(
-            f"there is no directory {path.parent}, and Asterisk makes none: its records are lost",
-            f"mkdir -p {path.parent}; chown asterisk: {path.parent}",
-        )
-    else:
-        yield ok(f"{path} is not there yet: it comes with the next call's record")
 
 
 def judge_newest(path: Path, source: CdrCsv) -> Iterator[Finding]:
