@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from lab import Lab, wait_until
 
+DIALPLAN = "/etc/asterisk/extensions.d/test-texts.conf"
 DISPOSITIONS = "SELECT disposition, count(*) FROM cdr WHERE system_name = 'pbx1' GROUP BY 1"
 
 
@@ -116,3 +117,27 @@ def test_master_csv_has_the_same_records_as_the_database(lab: Lab) -> None:
     columns = (1, 2, 5, 6, 14, 16, 19, 20)
     in_file = [[row[c] for c in columns] for row in rows if row[19] == in_database[0][6]]
     assert sorted(in_file) == sorted(in_database) != []
+
+
+def test_a_name_that_is_not_utf_8_loses_no_record(lab: Lab) -> None:
+    """PJSIP of Asterisk 22 replaces such bytes, but not that of 20, nor other channel drivers."""
+    lines = [
+        "[test-texts]",
+        "exten => s,1,Set(CALLERID(all)=${URIDECODE(Br%FCnner)} <+4915550067>)",
+        " same => n,Goto(from-external,+493055504,1)",
+    ]
+    since = int(lab.sql("SELECT coalesce(max(id), 0) FROM cdr")[0][0])
+
+    def names() -> list[str]:
+        asked = f"SELECT clid FROM cdr WHERE id > {since} AND src = '+4915550067'"
+        return [clid for (clid,) in lab.sql(asked)]
+
+    lab.run(f"cat >{DIALPLAN}", "\n".join(lines) + "\n")
+    try:
+        lab.asterisk("dialplan reload")
+        lab.asterisk("channel originate Local/s@test-texts/n application Wait 1")
+        found = wait_until(names, 20, "the record")
+    finally:
+        lab.run(f"rm {DIALPLAN}")
+        lab.asterisk("dialplan reload")
+    assert set(found) == {'"Br\u00fcnner" <+4915550067>'}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -19,6 +20,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import psycopg2
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
@@ -48,6 +50,53 @@ def cluster():
         make_cdr_database(one)
         yield one
         one.stop("immediate")
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (b"Ann", "Ann"),
+        ("M\u00fcller \u041e\u0442\u0434\u0435\u043b \U0001f600".encode(), None),
+        ("M\u00fcller".encode("latin-1"), "M\u00fcller"),
+        (b"\xc0 \xff", "\u00c0 \u00ff"),
+        (b"cut \xc3", "cut \u00c3"),
+        (b"it's \\ 100 %", None),
+        (b"\x80\x9f", "\x80\x9f"),
+    ],
+)
+def test_no_text_of_a_caller_loses_the_record(cluster, written, kept):
+    writer = psycopg2.connect(
+        host="127.0.0.1",
+        port=cluster.port,
+        dbname="asterisk",
+        user="asterisk",
+        application_name="texts",
+    )
+    writer.autocommit = True
+    writer.set_client_encoding("LATIN1")  # as cdr_pgsql.conf has it
+    given = [written.decode("latin-1")] * 4
+    with contextlib.closing(writer), writer.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO cdr (start, sequence, uniqueid, clid, src, dst) "
+            "VALUES (now(), 1, %s, %s, %s, %s)",
+            given,
+        )
+    [found] = cluster.execute(
+        "DELETE FROM cdr WHERE system_name = 'texts' RETURNING uniqueid, clid, src, dst", "asterisk"
+    )
+    assert found == (written.decode() if kept is None else kept,) * 4
+
+
+def test_only_who_writes_latin_1_is_read_so(cluster):
+    cluster.execute(
+        "INSERT INTO cdr (start, sequence, uniqueid, system_name) "
+        "VALUES (now(), 1, '\u00c3\u00bc', 'utf')",
+        "asterisk",
+    )
+    [found] = cluster.execute(
+        "DELETE FROM cdr WHERE system_name = 'utf' RETURNING uniqueid", "asterisk"
+    )
+    assert found == ("\u00c3\u00bc",)
 
 
 class Table:
