@@ -56,7 +56,7 @@ def test_queues_and_trunks_that_lose_calls(lab: Lab, broken: None) -> None:  # n
     assert "pbx_queues" in empty
     assert gone.startswith("queue doctor-gone has only members who are invalid")
     assert paused.startswith("queue doctor-paused has only members who are paused")
-    assert "asterisk-ctl queue unpause doctor-paused" in paused
+    assert "asterisk-ctl queue unpause MEMBER --queue doctor-paused" in paused
     (level,) = found["service levels"]
     assert level.startswith("queue doctor-gone has no service level")
     assert "asterisk_exporter_service_levels" in level

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from asterisk_exporter import config
 from asterisk_exporter.ami.errors import RefusedError
 from asterisk_exporter.cli import doctor as command
 from asterisk_exporter.cli import main
+from asterisk_exporter.cli.ctl import main as ctl
 from asterisk_exporter.doctor.chain import LINKS, Link, examine
 from asterisk_exporter.doctor.finding import critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.pbx import LookError, Pbx
 from asterisk_exporter.health import Status
+
+from .conftest import EXPORTER
 
 
 @pytest.fixture
@@ -174,3 +181,50 @@ def test_a_command_that_hangs_or_is_missing(pbx):
     with pytest.raises(LookError, match="there is no command nothing-of-this-name"):
         pbx.run(("nothing-of-this-name",))
     assert pbx.run(("sh", "-c", "echo a; echo b >&2; exit 3")) == (3, "a\n", "b\n")
+
+
+def texts():
+    """Return every text in the sources of the doctor, by file."""
+    for path in sorted((EXPORTER / "asterisk_exporter/doctor").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path.name, node.value
+
+
+def test_the_variables_that_it_names_exist():
+    known = {
+        name
+        for path in EXPORTER.parent.glob("roles/*/defaults/main.yml")
+        for name in yaml.safe_load(path.read_text(encoding="utf-8"))
+    }
+    metrics = {
+        name
+        for path in (EXPORTER / "asterisk_exporter").rglob("*.py")
+        for name in re.findall(r"\w+", path.read_text(encoding="utf-8"))
+        if "doctor" not in path.parts
+    }
+    roles = {path.name for path in EXPORTER.parent.glob("roles/*")}
+    named = re.compile(
+        r"(?<![/.\w])((?:asterisk|pbx|call_routing|alertmanager)_[a-z_]+[a-z])\b(?!\.)"
+    )
+    unknown = {
+        (file, name)
+        for file, text in texts()
+        for name in named.findall(text)
+        if name not in known | metrics | roles
+    }
+    assert unknown == set()
+
+
+def test_the_commands_that_it_names_exist():
+    programs, prose = {"asterisk-exporter": main, "asterisk-ctl": ctl}, {"cannot", "does", "has"}
+    for file, text in texts():
+        for program, words in re.findall(
+            r"(?<!-u )(asterisk-(?:exporter|ctl))\b((?: [a-z-]+)+)", text
+        ):
+            command, rest = programs[program], words.split()
+            while isinstance(command, click.Group) and rest and rest[0] not in prose:
+                command = command.get_command(click.Context(command), rest.pop(0))
+            assert command is not None, f"{file}: {program}{words}"
+            options = {name for one in command.params for name in one.opts}
+            assert {word for word in rest if word.startswith("--")} <= options, f"{file}: {words}"

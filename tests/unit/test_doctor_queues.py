@@ -38,7 +38,11 @@ def test_a_queue_with_one_member_who_can_be_rung_is_well():
     ("members", "expected", "action"),
     [
         ((), "has no members", "pbx_queues"),
-        ((member(1, paused=True),), "has only members who are paused (1)", "queue unpause a"),
+        (
+            (member(1, paused=True),),
+            "has only members who are paused (1)",
+            "queue unpause MEMBER --queue a",
+        ),
         (
             (member(1, "unavailable"), member(2, "unavailable")),
             "has only members who are unavailable (2)",

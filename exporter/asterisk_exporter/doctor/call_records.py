@@ -38,7 +38,7 @@ SELECT DISTINCT system_name FROM (SELECT system_name FROM cdr ORDER BY id DESC L
 """
 _ACTION = (
     "Look at: asterisk -rx 'cdr show status'; grep -i cdr /var/log/asterisk/messages.log | tail. "
-    "What Master.csv has can be brought in: asterisk-exporter cdr import "
+    "What Master.csv has can be brought in: asterisk-exporter cdr import --csv "
     "/var/log/asterisk/cdr-csv/Master.csv"
 )
 

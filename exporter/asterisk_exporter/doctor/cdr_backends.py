@@ -136,7 +136,7 @@ def judge_pgsql(text: str, cdr: Cdr) -> Iterator[Finding]:
             "Master.csv",
             "Does PostgreSQL run? Are host, user and password in cdr_pgsql.conf right "
             "(pbx_cdr_pgsql_host and its kin)? Then systemctl restart asterisk-cdr-pgsql, and "
-            "bring in what is missing: asterisk-exporter cdr import "
+            "bring in what is missing: asterisk-exporter cdr import --csv "
             "/var/log/asterisk/cdr-csv/Master.csv",
         )
     elif (found[1], found[4]) != (cdr.database, "cdr"):

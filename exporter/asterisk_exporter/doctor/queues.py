@@ -103,7 +103,7 @@ def _who_can(queue: Queue) -> str:
             f"{queue.name} PJSIP/101"
         )
     if all(member.paused for member in queue.members):
-        return f"asterisk-ctl queue list; asterisk-ctl queue unpause {queue.name} INTERFACE"
+        return f"asterisk-ctl queue list; asterisk-ctl queue unpause MEMBER --queue {queue.name}"
     return (
         "Do their phones have network and power? asterisk -rx 'pjsip show contacts'; invalid: "
         "Asterisk has no such endpoint, look at the queue's members (pbx_queues)"
