@@ -399,6 +399,8 @@ class Watched:
 
 @pytest.fixture
 def watch(environment):
+    # what a shell starts with & ignores it, and so does what that starts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     started = []
 
     def start(*arguments, **more):
@@ -408,6 +410,7 @@ def watch(environment):
     yield start
     for watched in started:
         watched.close()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_watch_refreshes_in_place_on_one_connection_and_ends_with_ctrl_c(
