@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import pwd
 import re
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from asterisk_exporter.ami.errors import RefusedError
 from asterisk_exporter.cli import doctor as command
 from asterisk_exporter.cli import main
 from asterisk_exporter.cli.ctl import main as ctl
+from asterisk_exporter.doctor import pbx as pbx_module
 from asterisk_exporter.doctor.chain import LINKS, Link, examine
 from asterisk_exporter.doctor.finding import critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.pbx import LookError, Pbx
@@ -228,3 +231,12 @@ def test_the_commands_that_it_names_exist():
             assert command is not None, f"{file}: {program}{words}"
             options = {name for one in command.params for name in one.opts}
             assert {word for word in rest if word.startswith("--")} <= options, f"{file}: {words}"
+
+
+def test_the_user_of_asterisk_is_that_of_the_pbx_not_of_a_console(monkeypatch, pbx):
+    monkeypatch.setattr(pbx_module, "asterisk_process", os.getpid)
+    assert pbx.asterisk_user == pwd.getpwuid(os.getuid()).pw_name
+    monkeypatch.setattr(pbx_module, "asterisk_process", lambda: None)
+    del pbx.__dict__["asterisk_user"]
+    with pytest.raises(LookError, match="no process of Asterisk"):
+        _ = pbx.asterisk_user

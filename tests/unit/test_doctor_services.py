@@ -9,10 +9,10 @@ import pytest
 from asterisk_exporter import config
 from asterisk_exporter.doctor import services
 from asterisk_exporter.doctor.pbx import Ran
+from asterisk_exporter.doctor.process import is_server
 from asterisk_exporter.doctor.services import (
     Unit,
     age,
-    is_server,
     judge,
     judge_asterisk,
     judge_loader,

@@ -11,7 +11,8 @@ from asterisk_exporter.config import CdrCsv
 from asterisk_exporter.doctor import cdr_backends, files, queue_log
 from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.pbx import Pbx
-from asterisk_exporter.doctor.services import age, asterisk_process
+from asterisk_exporter.doctor.process import asterisk_process
+from asterisk_exporter.doctor.services import age
 from asterisk_exporter.journal.cdr import Found, Malformed
 from asterisk_exporter.journal.cdr_csv import LONGEST_RECORD_BYTES, parse
 

@@ -18,10 +18,7 @@ from typing import Any, Callable, NamedTuple, TypeVar, cast
 from asterisk_exporter import config, health
 from asterisk_exporter.ami.client import AmiClient, Deadline, Reply
 from asterisk_exporter.collectors.base import Replies
-
-#: All that the links ask of AMI, with the login of the exporter.
-ACTIONS = (*health.ACTIONS, "ListCommands")
-
+from asterisk_exporter.doctor.process import asterisk_process
 
 T = TypeVar("T")
 
@@ -78,11 +75,11 @@ class Pbx:
 
     @cached_property
     def replies(self) -> Replies:
-        """AMI's replies to ACTIONS, by action. Raises AmiError, ConfigError."""
+        """AMI's replies to ``health.ACTIONS``, by action. Raises AmiError, ConfigError."""
         deadline = self.deadline()
         client = AmiClient.connect(config.target(self.settings, self.path), deadline)
         try:
-            found: list[Reply] = client.request(ACTIONS, deadline)
+            found: list[Reply] = client.request(health.ACTIONS, deadline)
         finally:
             client.close()
         return {reply.action: reply for reply in found}
@@ -90,10 +87,10 @@ class Pbx:
     @cached_property
     def asterisk_user(self) -> str:
         """The name of the user that Asterisk runs as here. Raises LookError."""
-        for folder in Path("/proc").glob("[0-9]*"):
+        process = asterisk_process()
+        if process is not None:
             with suppress(OSError, KeyError):  # it ended meanwhile; a user of a container
-                if (folder / "comm").read_text(encoding="utf-8") == "asterisk\n":
-                    return pwd.getpwuid(folder.stat().st_uid).pw_name
+                return pwd.getpwuid(Path(f"/proc/{process}").stat().st_uid).pw_name
         raise LookError("no process of Asterisk runs here", "systemctl status asterisk")
 
     def run(self, command: Sequence[str], user: str | None = None) -> Ran:

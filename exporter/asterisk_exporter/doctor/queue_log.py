@@ -14,7 +14,8 @@ from asterisk_exporter.doctor import files
 from asterisk_exporter.doctor.files import Opened
 from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.pbx import Pbx
-from asterisk_exporter.doctor.services import age, asterisk_process
+from asterisk_exporter.doctor.process import asterisk_process
+from asterisk_exporter.doctor.services import age
 from asterisk_exporter.journal import queue_log
 from asterisk_exporter.text import counted
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from asterisk_exporter.config import Cdr, Config
 from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.pbx import Pbx, is_here
+from asterisk_exporter.doctor.process import asterisk_process
 
 ASTERISK = "asterisk"
 EXPORTER = "asterisk-exporter"
@@ -169,25 +169,6 @@ def wanted(settings: Config) -> list[str]:
     if listen is not None and is_here(listen.rpartition(":")[0].strip("[]")):
         names.append(ROUTING)
     return names
-
-
-def is_server(arguments: Iterable[str]) -> bool:
-    """Say whether a command line of ``asterisk`` is the PBX, not a console of it (-r, -x)."""
-    return not any(
-        part[:1] == "-" and part[:2] != "--" and set(part) & set("rRx")
-        for part in list(arguments)[1:]
-    )
-
-
-def asterisk_process() -> int | None:
-    """Return the process of the PBX on this machine."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended since
-            if (path / "comm").read_text().strip() == "asterisk":
-                line = (path / "cmdline").read_bytes().decode("utf-8", "replace")
-                if is_server(line.rstrip("\0").split("\0")):
-                    return int(path.name)
-    return None
 
 
 def _show(pbx: Pbx, names: Iterable[str]) -> list[Unit]:
