@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import psycopg2
-
 from asterisk_exporter import config
 from asterisk_exporter.ami.errors import AmiError
 from asterisk_exporter.collectors.base import integer
@@ -19,9 +17,8 @@ from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok
 from asterisk_exporter.doctor.pbx import Pbx
 from asterisk_exporter.doctor.services import age
 from asterisk_exporter.journal.cdr_csv import CsvFile
-from asterisk_exporter.journal.cdr_postgresql import Database, explain
+from asterisk_exporter.journal.cdr_postgresql import Database
 from asterisk_exporter.journal.queue_log import Entry
-from asterisk_exporter.journal.runner import SourceError
 
 #: So long a record may take, from the end of its call to the exporter's source.
 GRACE_SECONDS = 10.0
@@ -68,7 +65,7 @@ def look(pbx: Pbx) -> Iterator[Finding]:
     if found is None:
         yield ok("no record yet" if newest is None else f"the newest is {age(now - newest)} old")
     elif isinstance(place, Database):
-        yield judge_systems(found, system, _systems(place))
+        yield judge_systems(found, system, [name for (name,) in place.ask(_SYSTEMS)])
     else:
         yield found
 
@@ -98,19 +95,6 @@ def judge_systems(found: Finding, system: str, systems: Iterable[str]) -> Findin
         "The name has to be the one that Asterisk writes: systemname in asterisk.conf and appname "
         "in cdr_pgsql.conf (pbx_system_name), and asterisk_exporter_system_name",
     )
-
-
-def _systems(database: Database) -> list[str]:
-    try:
-        connection = database.connect()
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(_SYSTEMS)
-                return [name for (name,) in cursor.fetchall()]
-        finally:
-            connection.close()
-    except psycopg2.Error as error:
-        raise SourceError(explain(error)) from None
 
 
 def witnesses(pbx: Pbx, now: float) -> Iterator[Witness]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg2
-
 from asterisk_exporter import config
 from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.metrics import Scrape, scraped
 from asterisk_exporter.doctor.pbx import Pbx
 from asterisk_exporter.doctor.services import age
-from asterisk_exporter.journal.cdr_postgresql import Database, explain
-from asterisk_exporter.journal.runner import SourceError
+from asterisk_exporter.journal.cdr_postgresql import Database
 
 #: A record that waits for so long waits for something.
 LATE_SECONDS = 30.0
@@ -72,13 +69,5 @@ def _waits_for_a_transaction(pbx: Pbx) -> bool:
     database = config.call_records(pbx.settings, pbx.path)
     if not isinstance(database, Database):
         return False
-    try:
-        connection = database.connect()
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(_UNSETTLED, (pbx.settings.system_name,))
-                return bool(cursor.fetchone()[0])
-        finally:
-            connection.close()
-    except psycopg2.Error as error:
-        raise SourceError(explain(error)) from None
+    [(count,)] = database.ask(_UNSETTLED, (pbx.settings.system_name,))
+    return bool(count)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 import psycopg2.extras
@@ -129,17 +129,23 @@ class Database:
 
     def newest_record_age(self, system_name: str, timeout_seconds: float) -> float | None:
         """Return the age in seconds of the newest record, None without any. Raises SourceError."""
+        [(age,)] = self.ask(_AGE, (system_name,), max(2, int(timeout_seconds)))
+        return cast("float | None", age)
+
+    def ask(
+        self, query: str, parameters: tuple[Any, ...] = (), timeout_seconds: int = 3
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of one query, over a connection of its own. Raises SourceError."""
         try:
-            connection = self.connect(max(2, int(timeout_seconds)))
+            connection = self.connect(timeout_seconds)
             try:
                 with connection.cursor() as cursor:
-                    cursor.execute(_AGE, (system_name,))
-                    age: float | None = cursor.fetchone()[0]
+                    cursor.execute(query, parameters)
+                    return list(cursor.fetchall())
             finally:
                 connection.close()
         except psycopg2.Error as error:
             raise SourceError(explain(error)) from None
-        return age
 
 
 @dataclass(frozen=True)
