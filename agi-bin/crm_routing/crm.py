@@ -15,7 +15,10 @@ from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 4 ms, and the script starts once a call
-    from typing import Any
+    from typing import Any, Callable
+
+    #: Calls a function that may block with its arguments, and returns what that returns.
+    Wait = Callable[..., Any]
 
 MOST_BYTES = 64 << 10
 MOST_HEAD_BYTES = 16 << 10
@@ -43,6 +46,11 @@ class _StaleError(Exception):
     """A kept connection was closed by the CRM before this request."""
 
 
+def without_others(function: Callable[..., Any], *args: object) -> Any:
+    """Return what ``function`` does: the ``Wait`` of a process that does one thing at a time."""
+    return function(*args)
+
+
 def _left(deadline: float) -> float:
     """Return the seconds up to a monotonic time. Raises socket.timeout."""
     seconds = deadline - time.monotonic()
@@ -54,9 +62,10 @@ def _left(deadline: float) -> float:
 class _Connection:
     """One connection to the CRM, for one request after the other."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, wait: Wait) -> None:
         self.used = 0.0
         self._sock = sock
+        self._wait = wait
         self._data = b""
         self._deadline = 0.0
 
@@ -90,7 +99,7 @@ class _Connection:
 
     def _more(self) -> bool:
         self._sock.settimeout(_left(self._deadline))
-        data = self._sock.recv(MOST_BYTES)
+        data: bytes = self._wait(self._sock.recv, MOST_BYTES)
         self._data += data
         return bool(data)
 
@@ -174,10 +183,12 @@ class _Connection:
 class Client:
     """GET below a base address, with the token; connections are kept. Any thread may call it.
 
-    Raises CrmError where the address is none.
+    ``wait`` calls whatever waits for the CRM. Raises CrmError where the address is none.
     """
 
-    def __init__(self, url: str, token: str, ca_file: str | None = None) -> None:
+    def __init__(
+        self, url: str, token: str, ca_file: str | None = None, wait: Wait = without_others
+    ) -> None:
         found = _ADDRESS.fullmatch(url)
         if not found:
             raise CrmError(f"{url!r} is no address such as https://crm.example.com/telephony")
@@ -186,6 +197,7 @@ class Client:
         self._port = int(port or {"http": 80, "https": 443}[scheme])
         self._path = path.rstrip("/")
         self._token = token.encode()
+        self._wait = wait
         self._tail = (
             f" HTTP/1.1\r\nHost: {host}{':' + port if port else ''}\r\n"
             f"Authorization: Token {token}\r\nAccept: application/json, text/plain\r\n"
@@ -254,21 +266,21 @@ class Client:
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.settimeout(_left(deadline))
-                sock.connect(address)
+                self._wait(sock.connect, address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls is not None:
                     sock = self._tls.wrap_socket(
                         sock, server_hostname=self._host, do_handshake_on_connect=False
                     )
                     sock.settimeout(_left(deadline))
-                    sock.do_handshake()
+                    self._wait(sock.do_handshake)
             except OSError as failed:
                 sock.close()
                 if isinstance(failed, socket.timeout):
                     raise
                 error = failed
             else:
-                return _Connection(sock)
+                return _Connection(sock, self._wait)
         raise error
 
     def _addresses(self, deadline: float) -> list[Any]:
@@ -281,7 +293,7 @@ class Client:
         try:
             found = socket.getaddrinfo(*where, socket.AI_NUMERICHOST)
         except socket.gaierror:
-            found = _resolve(where, deadline)
+            found = self._wait(_resolve, where, deadline)
         self._resolved = (time.monotonic() + RESOLVED_SECONDS, found)
         return found
 

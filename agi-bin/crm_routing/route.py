@@ -7,13 +7,15 @@ import time
 from crm_routing import reply
 from crm_routing.agi import AGIError, AGIHangup, SafeAgi
 from crm_routing.breaker import Breaker
-from crm_routing.crm import Client, CrmError, CrmTimeoutError
+from crm_routing.crm import Client, CrmError, CrmTimeoutError, without_others
 from crm_routing.reply import Contact, InvalidReply, Route
 from crm_routing.settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself takes 4 ms, and the script starts once a call
     from typing import Any, Callable
+
+    from crm_routing.crm import Wait
 
     Say = Callable[[int, str], None]
 
@@ -35,11 +37,13 @@ class Decision:
 
 
 class Router:
-    """Asks the CRM. Any thread may call it."""
+    """Asks the CRM. Any thread may call it. ``wait`` is the client's."""
 
-    def __init__(self, settings: Settings, breaker: Breaker, say: Say) -> None:
+    def __init__(
+        self, settings: Settings, breaker: Breaker, say: Say, wait: Wait = without_others
+    ) -> None:
         self._settings = settings
-        self._client = Client(settings.url, settings.token, settings.ca_file)
+        self._client = Client(settings.url, settings.token, settings.ca_file, wait)
         self._say = say
         self._cache: dict[tuple[str, str], tuple[float, Decision]] = {}
         self._last_dialled = ""

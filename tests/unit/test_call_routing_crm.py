@@ -397,6 +397,60 @@ def test_the_server_answers_many_at_once(good, fastagi):
     assert {lines[-1] for lines in found} == {'SET VARIABLE "ROUTE_RESULT" "routed"'}
 
 
+@pytest.fixture
+def never_answers(monkeypatch):
+    """A CRM that waits at each of the places where a client can wait for it."""
+    listeners = []
+
+    def start(where):
+        silent = socket.create_server(("127.0.0.1", 0), backlog=0)
+        listeners.append(silent)
+        port = silent.getsockname()[1]
+        if where == "connection":
+            # of a listener whose queue is full, the kernel answers nobody
+            listeners.extend(socket.socket() for _ in range(4))
+            for filling in listeners[1:]:
+                filling.setblocking(False)
+                filling.connect_ex(("127.0.0.1", port))
+        elif where == "name":
+            monkeypatch.setattr(crm, "_resolve", lambda _, deadline: waits(deadline))
+            return "http://crm.invalid"
+        return f"{'https' if where == 'handshake' else 'http'}://127.0.0.1:{port}"
+
+    def waits(deadline):
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        raise socket.timeout("name server")
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.mark.parametrize("where", ["name", "connection", "handshake", "answer"])
+def test_calls_that_wait_for_the_crm_wait_at_once(where, never_answers, fastagi):
+    made = fastagi(never_answers(where), failures=100)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(asterisk(made.port))) for _ in range(4)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - began < 2 * DEADLINE
+    assert found == [['SET VARIABLE "ROUTE_RESULT" "timeout"']] * 4
+
+
+def test_nobody_waits_for_a_call_of_which_asterisk_says_nothing(good, fastagi, monkeypatch, capfd):
+    monkeypatch.setattr(server, "PEER_SECONDS", 1)
+    made = fastagi(good.url)
+    with socket.create_connection(("127.0.0.1", made.port), timeout=5) as mute:
+        began = time.monotonic()
+        assert asterisk(made.port)[-1] == 'SET VARIABLE "ROUTE_RESULT" "routed"'
+        assert time.monotonic() - began < 0.5
+        assert mute.recv(1) == b""
+    assert "said nothing for 1 s" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("answer", [b"HANGUP\n", b"520-x\n", b"", b"\xff\n"])
 def test_a_call_that_ends_badly_ends_alone(answer, good, fastagi):
     made = fastagi(good.url)
@@ -414,7 +468,7 @@ def test_the_server_tries_a_dead_crm_again_by_itself(good, free_port, fastagi):
     for _ in range(3):
         assert asterisk(made.port)[-1] == 'SET VARIABLE "ROUTE_RESULT" "error"'
     assert made.router.breaker.is_open
-    made.router._client = Client(good.url, hostile_crm.TOKEN)
+    made.router._client = Client(good.url, hostile_crm.TOKEN, wait=made._turns.wait)
     end = time.monotonic() + 5
     while made.router.breaker.is_open:
         assert time.monotonic() < end
