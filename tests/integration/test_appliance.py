@@ -35,6 +35,7 @@ def test_exec_passes_everything_through() -> None:
         (("url", "grafana"), "there is no address named 'grafana'"),
         (("url",), "usage: ./appliance url NAME"),
         (("fly",), "there is no command 'fly'"),
+        (("test", "unit", "fly"), "the tests have no part 'fly'; there is: lint unit integration"),
     ],
 )
 @pytest.mark.usefixtures("lab")
