@@ -8,13 +8,15 @@ from pathlib import Path
 from lab import ROOT, Lab
 
 
-def test_only_sip_and_the_labs_own_pages_listen_beyond_loopback(lab: Lab) -> None:
+def test_only_sip_ami_over_tls_and_the_labs_own_pages_listen_beyond_loopback(lab: Lab) -> None:
     listening = {tuple(line.split()[3].rsplit(":", 1)) for line in lab.run("ss -Hltn").splitlines()}
     beyond = {(a, p) for a, p in listening if not a.startswith("127.") and a not in {"[::1]"}}
     assert beyond == {
         ("0.0.0.0", "22"),
         ("[::]", "22"),
         ("0.0.0.0", "5060"),
+        ("0.0.0.0", "5061"),
+        ("198.18.77.11", "5039"),
         ("198.18.77.11", "9739"),
         ("198.18.77.11", "9090"),
         ("198.18.77.11", "9093"),

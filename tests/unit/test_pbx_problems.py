@@ -266,6 +266,9 @@ def test_the_default_destination_exists(settings):
         ({"register": True}, "pbx_trunks[0].username"),
         ({"codecs": ["all"]}, "pbx_trunks[0].codecs[0]"),
         ({"codecs": []}, "pbx_trunks[0].codecs"),
+        ({"transport": "tls"}, "pbx_trunks[0].transport"),
+        ({"transport": "tcp", "media_encryption": "sdes"}, "pbx_trunks[0].media_encryption"),
+        ({"media_encryption": "sdes"}, "pbx_trunks[0].media_encryption"),
     ],
 )
 def test_trunks(settings, change, place):
@@ -278,12 +281,38 @@ def test_trunks(settings, change, place):
     [
         ({"protocol": "ws"}, "pbx_transports[0].protocol"),
         ({"bind": "everywhere"}, "pbx_transports[0].bind"),
-        ({"protocol": "tls"}, "pbx_transports[0].cert_file"),
+        ({"protocol": "tls", "cert_file": "/a.pem"}, "pbx_transports[0].priv_key_file"),
+        ({"protocol": "tls", "priv_key_file": "/a.pem"}, "pbx_transports[0].cert_file"),
+        ({"protocol": "tls", "ca_list_file": "a.pem"}, "pbx_transports[0].ca_list_file"),
     ],
 )
 def test_transports(settings, change, place):
     settings["pbx_transports"][0].update(change)
     assert any(text.startswith(f"{place} is ") for text in pbx_problems(settings))
+
+
+TLS = {"name": "secure", "protocol": "tls", "bind": "0.0.0.0:5061"}
+
+
+def test_phones_and_trunks_over_tls_may_encrypt(settings):
+    settings["pbx_transports"].append(TLS)
+    settings["pbx_phones"][0].update(transport="secure", media_encryption="sdes")
+    settings["pbx_phones"][1].update(transport="udp")
+    settings["pbx_trunks"] = [{**TRUNK, "transport": "tls", "media_encryption": "sdes"}]
+    assert pbx_problems(settings) == []
+
+
+@pytest.mark.parametrize("transport", [{}, {"transport": "udp"}])
+def test_a_phone_sends_no_key_as_it_is(settings, transport):
+    settings["pbx_transports"].append(TLS)
+    settings["pbx_phones"][0].update(media_encryption="sdes", **transport)
+    assert one_problem(settings).startswith("pbx_phones[0].media_encryption is 'sdes': its keys")
+
+
+def test_a_phone_comes_by_a_transport_that_is_there(settings):
+    settings["pbx_phones"][0]["transport"] = "tls"
+    said = "pbx_phones[0].transport is 'tls': pbx_transports has udp, tcp; give one of these names"
+    assert one_problem(settings) == said
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "[::]:5060", "198.51.100.1:5061", "::"])
@@ -400,6 +429,27 @@ def test_a_message_stays_on_one_line(settings):
 def test_manager_users(settings, user, place):
     settings["pbx_manager_users"]["x"] = user
     assert one_problem(settings).startswith(f"{place} is ")
+
+
+def test_ami_for_other_machines(settings):
+    settings["pbx_manager_tls_address"] = "0.0.0.0"
+    said = one_problem(settings)
+    assert said.startswith("pbx_manager_tls_address is '0.0.0.0': no login in pbx_manager_users")
+    settings["pbx_manager_users"]["crm"] = {"permit": ["127.0.0.1", "192.0.2.0/24"]}
+    assert pbx_problems(settings) == []
+    settings["pbx_manager_tls_port"] = 5038
+    assert one_problem(settings).startswith("pbx_manager_tls_port is 5038: pbx_manager_port has it")
+    settings.update(pbx_manager_tls_port=443, pbx_manager_tls_address="pbx.example")
+    assert [text.split(" is ")[0] for text in pbx_problems(settings)] == [
+        "pbx_manager_tls_port",
+        "pbx_manager_tls_address",
+    ]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.11", "::"])
+def test_ami_without_tls_is_for_this_machine_alone(settings, address):
+    settings["pbx_manager_address"] = address
+    assert "other machines reach pbx_manager_tls_address" in one_problem(settings)
 
 
 @pytest.mark.parametrize("name", ["general", "a b", "[x]", "1"])

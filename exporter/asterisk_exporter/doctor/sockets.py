@@ -125,8 +125,8 @@ def judge_plain(exposed: Sequence[Socket], protection: str) -> Finding:
     return warning(
         f"AMI without TLS listens beyond loopback, on {', '.join(map(str, exposed))}: secrets and "
         f"callers' numbers go over the network as they are. {protection}",
-        "Let it listen on 127.0.0.1: pbx_manager_address (bindaddr in manager.conf); who must "
-        "reach it from elsewhere uses TLS (tlsenable, tlsbindaddr) or SSH.",
+        "Let it listen on 127.0.0.1: pbx_manager_address (bindaddr in manager.conf); others reach "
+        "it over TLS: pbx_manager_tls_address (tlsenable, tlsbindaddr).",
     )
 
 

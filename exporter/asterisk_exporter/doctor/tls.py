@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from asterisk_exporter.config import Tls
+from asterisk_exporter.doctor import sockets
 from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, warning
 from asterisk_exporter.doctor.pbx import LookError, Pbx
 
@@ -16,9 +17,13 @@ DAY_SECONDS = 86400
 #: As the alert AsteriskCertificateExpires has it.
 WARNING_DAYS = 21
 CRITICAL_DAYS = 3
+#: X509_V_FLAG_PARTIAL_CHAIN, which ssl names since Python 3.10.
+PARTIAL_CHAIN = 0x80000
+# AMI reads it again only together with a manager.conf that is newer than the one it knows.
+_RELOAD = 'touch /etc/asterisk/manager.conf; asterisk -rx "manager reload"'
 _RENEW = (
-    'Renew tlscertfile of manager.conf, then: asterisk -rx "manager reload". What issues it says '
-    "why it did not do so in time."
+    "The playbook renews what the inventory's own CA issued. Another one: renew tlscertfile of "
+    f"manager.conf, then: {_RELOAD}. What issues it says why it did not do so in time."
 )
 
 
@@ -68,11 +73,44 @@ def judge_refused(error: ssl.SSLCertVerificationError, where: str, tls: Tls, nam
     )
 
 
+def for_others(pbx: Pbx) -> Finding:
+    """Look at what AMI shows to other machines, while the exporter comes without TLS.
+
+    It must be what is in the file. A WARNING at most: no figure depends on it. Raises LookError.
+    """
+    if not pbx.has_console:
+        return not_set_up("the exporter speaks AMI without TLS (asterisk_exporter_ami_tls)")
+    said = sockets.settings(pbx.once("manager settings", sockets.manager_settings))
+    if said.get("TLS Enable") != "Yes":
+        return not_set_up("AMI speaks no TLS (pbx_manager_tls_address)")
+    file, where = said["TLS Certfile"], said["TLS Bindaddress"]
+    host, _, port = where.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(file)
+        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=pbx.timeout)
+        with plain, context.wrap_socket(plain) as sock:
+            found, version = sock.getpeercert() or {}, sock.version() or "TLS"
+    except ssl.SSLCertVerificationError as error:
+        if "expired" in error.verify_message:
+            return warning(f"the certificate of AMI on {where} has ended", _RENEW)
+        return warning(f"AMI on {where} shows another certificate than {file} has", _RELOAD)
+    except (OSError, ssl.SSLError) as error:
+        return warning(
+            f"AMI over TLS on {where} cannot be used: {error.strerror or error}",
+            f"Look at {file}, and at what Asterisk says about it: /var/log/asterisk/messages.log",
+        )
+    finding = judge(found, version, _name(found.get("subject", ())) or where, time.time())
+    return warning(finding.text, finding.action) if finding.action else finding
+
+
 def certificate(pbx: Pbx) -> Iterator[Finding]:
-    """Look at the certificate of AMI, where the exporter speaks TLS."""
+    """Look at the certificate of AMI: the exporter's way, or else that of other machines."""
     ami = pbx.settings.ami
     if not ami.tls.enabled:
-        yield not_set_up("the exporter speaks AMI without TLS (asterisk_exporter_ami_tls)")
+        yield for_others(pbx)
         return
     where, name = f"{ami.host}:{ami.port}", ami.tls.server_name or ami.host
     try:

@@ -286,6 +286,25 @@ def phones(settings: dict[str, Any], problems: Problems) -> None:
             )
         if "max_contacts" in phone:
             problems.number(f"{where}.max_contacts", phone["max_contacts"], 1, 20)
+        named_transports = {str(t.get("name")): t for _, t in as_list(settings, "pbx_transports")}
+        transport = named_transports.get(str(phone.get("transport")), {})
+        if "transport" in phone and not transport:
+            problems.add(
+                f"{where}.transport",
+                phone["transport"],
+                f"pbx_transports has {', '.join(named_transports)}; give one of these names",
+            )
+        encryption(where, phone, transport.get("protocol"), problems)
+
+
+def encryption(where: str, item: dict[str, Any], protocol: Any, problems: Problems) -> None:
+    """Check that who encrypts audio does not send its keys as they are: SDES puts them into SIP."""
+    if "media_encryption" in item and protocol != "tls":
+        problems.add(
+            f"{where}.media_encryption",
+            item["media_encryption"],
+            f"its keys would go over the network as they are; give {where}.transport too, with TLS",
+        )
 
 
 def trunks(settings: dict[str, Any], problems: Problems) -> None:
@@ -294,6 +313,7 @@ def trunks(settings: dict[str, Any], problems: Problems) -> None:
     duplicates(
         [(f"{where}.name", trunk.get("name")) for where, trunk in given], problems, str.lower
     )
+    protocols = {t.get("protocol") for _, t in as_list(settings, "pbx_transports")}
     for where, trunk in given:
         name = trunk.get("name")
         problems.match(f"{where}.name", name, OBJECT_NAME, "give letters, digits, _ and -")
@@ -307,6 +327,14 @@ def trunks(settings: dict[str, Any], problems: Problems) -> None:
             )
         if "port" in trunk:
             problems.number(f"{where}.port", trunk["port"], 1, 65535)
+        protocol = trunk.get("transport", "udp")
+        if protocol not in protocols:
+            problems.add(
+                f"{where}.transport",
+                protocol,
+                "pbx_transports has none with that protocol, so that no call could be sent",
+            )
+        encryption(where, trunk, protocol, problems)
         for i, source in enumerate(trunk.get("match") or []):
             if not network(source):
                 problems.match(f"{where}.match[{i}]", source, HOST, "give an address or a network")
@@ -370,12 +398,17 @@ def transports(settings: dict[str, Any], problems: Problems) -> None:
         bind = re.fullmatch(r"\[?(.+?)\]?(:[0-9]{1,5})?", str(transport.get("bind")))
         if not bind or not (network(transport.get("bind")) or network(bind.group(1))):
             problems.add(f"{where}.bind", transport.get("bind"), "give ADDRESS:PORT")
-        if transport.get("protocol") == "tls":
-            for key in ("cert_file", "priv_key_file"):
-                if not str(transport.get(key, "")).startswith("/"):
-                    problems.add(
-                        f"{where}.{key}", transport.get(key), "TLS needs the file's full path"
-                    )
+        transport_files(where, transport, problems)
+
+
+def transport_files(where: str, transport: dict[str, Any], problems: Problems) -> None:
+    """Check the files that a transport names on the PBX: a certificate comes with its key."""
+    for key in ("cert_file", "priv_key_file", "ca_list_file"):
+        if key in transport and not str(transport[key]).startswith("/"):
+            problems.add(f"{where}.{key}", transport[key], "give the file's full path")
+    for key, other in (("cert_file", "priv_key_file"), ("priv_key_file", "cert_file")):
+        if key in transport and other not in transport:
+            problems.add(f"{where}.{other}", None, f"give it with {key}, or neither of them")
 
 
 # --- queues -------------------------------------------------------------------------------------
@@ -612,6 +645,42 @@ def manager(settings: dict[str, Any], problems: Problems) -> None:
                 f"{where}.permit", user.get("permit"), "nobody could log in; list networks"
             )
         networks(f"{where}.permit", user.get("permit"), problems)
+    manager_sockets(settings, problems)
+
+
+def manager_sockets(settings: dict[str, Any], problems: Problems) -> None:
+    """Check where AMI listens: beyond loopback with TLS only, and for somebody."""
+    for name in ("pbx_manager_port", "pbx_manager_tls_port"):
+        problems.number(name, settings.get(name), 1024, 65535)
+    plain, tls = settings.get("pbx_manager_address"), settings.get("pbx_manager_tls_address")
+    if not address(plain) or not ipaddress.ip_address(str(plain)).is_loopback:
+        problems.add(
+            "pbx_manager_address",
+            plain,
+            "give 127.0.0.1 or ::1: without TLS, secrets would go over the network as they are;"
+            " other machines reach pbx_manager_tls_address",
+        )
+    if not tls:
+        return
+    if not address(tls):
+        problems.add("pbx_manager_tls_address", tls, "give an address of this host, or 0.0.0.0")
+    if str(settings.get("pbx_manager_tls_port")) == str(settings.get("pbx_manager_port")):
+        problems.add(
+            "pbx_manager_tls_port", settings["pbx_manager_tls_port"], "pbx_manager_port has it"
+        )
+    users = [user for user in settings["pbx_manager_users"].values() if isinstance(user, dict)]
+    if not any(beyond_loopback(source) for user in users for source in user.get("permit") or []):
+        problems.add(
+            "pbx_manager_tls_address",
+            tls,
+            "no login in pbx_manager_users has a permit for another machine, so that none could"
+            " log in; add one, or leave this empty",
+        )
+
+
+def beyond_loopback(source: Any) -> bool:
+    """Return whether an address or a network is of more than this machine."""
+    return network(source) and not ipaddress.ip_network(str(source), strict=False).is_loopback
 
 
 def simple_values(settings: dict[str, Any], problems: Problems) -> None:
@@ -631,8 +700,6 @@ def simple_values(settings: dict[str, Any], problems: Problems) -> None:
         ("pbx_cdr_pgsql_user", word, "give one word"),
     ):
         problems.match(name, settings.get(name), pattern, advice)
-    if not network(settings.get("pbx_manager_address")):
-        problems.add("pbx_manager_address", settings.get("pbx_manager_address"), "give an address")
     password = settings.get("pbx_cdr_pgsql_password")
     if password:
         secret("pbx_cdr_pgsql_password", password, 8, problems)
