@@ -84,6 +84,17 @@ def test_core(replies):
     ]
 
 
+def test_core_of_an_asterisk_that_does_not_count_calls(replies):
+    found = CoreCollector(timezone.utc).collect(without_processed_calls(replies), NOW)
+    assert text(found) == text(CoreCollector(timezone.utc).collect(replies("busy"), NOW))[:-1]
+
+
+def without_processed_calls(replies):
+    """CoreStatus as Asterisk 16 says it."""
+    headers = [pair for pair in busy_status(replies) if pair[0] != "CoreProcessedCalls"]
+    return replies("busy", CoreStatus=Reply("CoreStatus", Message.of(headers)))
+
+
 @pytest.mark.parametrize(
     ("zone", "date", "time", "now", "expected"),
     [

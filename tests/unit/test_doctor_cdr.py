@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from asterisk_exporter import config
+from asterisk_exporter.ami.client import Reply
+from asterisk_exporter.ami.protocol import Message
 from asterisk_exporter.config import Cdr, CdrCsv, CdrMysql
 from asterisk_exporter.doctor import call_records, cdr_backends, cdr_database
 from asterisk_exporter.doctor.call_records import Witness
@@ -287,6 +289,11 @@ def test_witnesses_of_real_replies(replies, monkeypatch, tmp_path):
     monkeypatch.setattr(call_records, "FEWEST_CALLS", 0)
     (found,) = call_records.witnesses(pbx, NOW)
     assert "Asterisk has processed 0 calls since" in found.text
+    headers = pbx.replies["CoreStatus"].message().headers
+    older = Message.of(pair for pair in headers if pair[0] != "CoreProcessedCalls")
+    pbx.replies = replies("busy", CoreStatus=Reply("CoreStatus", older))
+    assert list(call_records.witnesses(pbx, NOW)) == []
+    pbx.replies = replies("busy")
     path = tmp_path / "Master.csv"
     path.touch()
     monkeypatch.setattr(call_records.master_csv, "second_copy", lambda _: path)

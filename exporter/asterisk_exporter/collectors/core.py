@@ -37,6 +37,8 @@ class CoreCollector:
         asterisk_start_timestamp_seconds 1.795492391e+09
         asterisk_last_reload_timestamp_seconds 1.795492391e+09
         asterisk_calls_processed_total 9.0
+
+    The last one needs Asterisk 20.12, 21.7 or 22.2; older ones do not tell it.
     """
 
     zone: tzinfo | None = None
@@ -73,5 +75,6 @@ class CoreCollector:
         for family, which in ((start, "Startup"), (reload, "Reload")):
             date, time = status.get(f"Core{which}Date"), status.get(f"Core{which}Time")
             family.add_metric([], wall_clock_to_timestamp(date, time, self.zone, now))
-        processed.add_metric([], integer(status, "CoreProcessedCalls"))
+        if status.get("CoreProcessedCalls"):  # since Asterisk 20.12, 21.7 and 22.2
+            processed.add_metric([], integer(status, "CoreProcessedCalls"))
         return families

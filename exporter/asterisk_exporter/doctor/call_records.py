@@ -105,6 +105,8 @@ def witnesses(pbx: Pbx, now: float) -> Iterator[Witness]:
         yield Witness(at, f"Asterisk wrote one to {path} {age(now - at)} ago")
     try:
         status = pbx.replies["CoreStatus"].message()
+        if not status.get("CoreProcessedCalls"):
+            return  # Asterisk before 20.12, 21.7 and 22.2
         active = len(
             {
                 row.get("Linkedid")
