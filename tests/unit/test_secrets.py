@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 LOOKUP = "lookup('ansible.builtin.password'"
 GIVEN = "given-by-the-inventory"
@@ -54,6 +56,26 @@ def test_what_is_not_given_is_generated_once(tmp_path):
     assert file == tmp_path / "pbx9/phone-101"
     assert first == second == {"phone-101": file.read_text().strip(), "phone-102": GIVEN}
     assert re.fullmatch(r"[A-Za-z0-9]{32}", first["phone-101"])
+
+
+@pytest.mark.parametrize("names", ["", "ami,telephone", "tls-ca-key.pem"])
+def test_a_name_that_is_none_is_refused_with_those_that_are(names, tmp_path):
+    files = ["postgresql-asterisk", "mysql-exporter", "tls-ca-key.pem"]
+    files += [f"pbx1.example.net/{name}" for name in ("ami-exporter", "phone-101", "tls-key.pem")]
+    (tmp_path / "pbx1.example.net").mkdir()
+    for file in files:
+        (tmp_path / file).write_text("secret-of-the-test\n")
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", "inventory/example"]
+    command += ["playbooks/rotate-secrets.yml", "-e", f"secrets_dir={tmp_path}"]
+    result = subprocess.run(
+        [*command, "-e", f"rotate={names}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0
+    said = " ".join((result.stdout + result.stderr).split())
+    assert f"rotate is '{names}'" in said
+    assert "of this inventory: ami-exporter, phone-101, postgresql-asterisk;" in said
+    assert "secret-of-the-test" not in said
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == len(files)
 
 
 def test_every_role_asks_for_a_generated_secret_only_where_none_is_given():
