@@ -167,6 +167,34 @@ def test_what_becomes_of_a_packet(found, packet, passes):
     assert found.outcome(packet).passes is passes
 
 
+def test_the_firewall_of_the_appliance_and_its_bans():
+    """Roles firewall and fail2ban, as nft shows their tables."""
+    states = {"ct": {"key": "state"}}
+    firewall_of_ours = ruleset(
+        [meta("iif", "lo"), ACCEPT],
+        [match(states, {"set": ["established", "related"]}), ACCEPT],
+        [match(states, "invalid", "in"), DROP],
+        [meta("l4proto", {"set": ["icmp", "ipv6-icmp"]}), ACCEPT],
+        [match(SADDR, "192.0.2.50"), port(22), ACCEPT],
+        [match(UDP, {"range": [10000, 20000]}), ACCEPT],
+        [port(5060), ACCEPT],
+        [match(SADDR, "192.0.2.31"), port(9739), ACCEPT],
+        [meta("nfproto", "ipv6"), port(80), ACCEPT],
+        policy="drop",
+    )
+    assert firewall_of_ours.outcome(Packet(9739)).passes is None
+    assert firewall_of_ours.outcome(Packet(9739, "192.0.2.31")).passes is True
+    assert firewall_of_ours.outcome(Packet(9739, "192.0.2.50")).passes is False
+    assert firewall_of_ours.outcome(REMOTE).passes is False
+    assert firewall_of_ours.outcome(AMI).passes is True
+    assert firewall_of_ours.outcome(Packet(5060)).passes is True
+    assert firewall_of_ours.outcome(Packet(80, version=6)).passes is True
+    bans = [meta("l4proto", {"set": ["tcp", "udp"]}), match(SADDR, "@addr-set-asterisk"), DROP]
+    banned = ruleset(bans, sets=[("addr-set-asterisk", ["203.0.113.9"])])
+    assert banned.outcome(REMOTE).passes is True
+    assert banned.outcome(Packet(5038, "203.0.113.9")).passes is False
+
+
 def test_a_jump_that_never_ends():
     loop = ruleset([{"jump": {"target": "a"}}], chains=[("a", [[{"jump": {"target": "a"}}]])])
     assert loop.outcome(AMI).passes is True

@@ -22,6 +22,13 @@ EXAMPLE = ROOT / "inventory" / "example"
         ("pbx1.example.net", "asterisk_exporter_listen_address", "192.0.2.11"),
         ("pbx1.example.net", "asterisk_exporter_doctor_prometheus_url", ""),
         ("db1.example.net", "cdr_database_clients", ["192.0.2.11/32"]),
+        (
+            "pbx1.example.net",
+            "firewall_rules",
+            [{"port": 9739, "sources": ["192.0.2.31"]}],
+        ),
+        ("pbx1.example.net", "fail2ban_ignoreip", ["198.51.100.10", "198.51.100.11"]),
+        ("db1.example.net", "firewall_rules", [{"port": 5432, "sources": ["192.0.2.11/32"]}]),
         ("mon1.example.net", "prometheus_exporter_targets", ["192.0.2.11:9739"]),
     ],
 )

@@ -1,0 +1,1 @@
+../../asterisk/library/asterisk_config_files.py
