@@ -170,7 +170,7 @@ def converge(lab: Lab) -> str:
 
 
 @pytest.fixture(scope="module")
-def other(lab: Lab) -> Iterator[Other]:
+def other_pbx(lab: Lab) -> Iterator[Other]:
     lab.run(SET_UP)
     pbx = Other(lab)
     try:
@@ -184,6 +184,13 @@ def other(lab: Lab) -> Iterator[Other]:
     finally:
         lab.run(TEAR_DOWN)
         wait_until(lambda: lab.exec("asterisk-exporter check").returncode == 0, 30, "a calm lab")
+
+
+@pytest.fixture
+def other(lab: Lab, other_pbx: Other) -> Iterator[Other]:
+    """The other PBX, without a call before and after."""
+    yield other_pbx
+    lab.asterisk("channel request hangup all")
 
 
 def channels(lab: Lab) -> list[str]:
