@@ -11,10 +11,12 @@ import shlex
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from lab import HOST, ROOT, Lab, wait_until
 
 from asterisk_exporter.ami.client import Action
@@ -29,6 +31,8 @@ from asterisk_exporter.api import (
     health_report,
     list_members,
 )
+from asterisk_exporter.cli import main as exporter
+from asterisk_exporter.cli.ctl import main as ctl
 
 ADDRESS = yaml.safe_load((ROOT / "inventory/lab/hosts.yml").read_text())["all"]["children"]["lab"][
     "hosts"
@@ -49,10 +53,18 @@ def target(tls: TlsSettings | None = OURS, login: str = "crm", port: int = AMI) 
 # --- AMI -----------------------------------------------------------------------------------------
 
 
-def test_a_crm_on_another_machine_asks_and_controls(lab: Lab) -> None:
+def test_a_crm_on_another_machine_asks_and_controls(lab: Lab, tmp_path: Path) -> None:
     assert health_report(target()).status is Status.OK
     with ControlSession.open(target()) as session:
         assert "support" in {member.queue for member in list_members(session)}
+    # The commands with a configuration as docs/commands.md has it.
+    login = {"username": "crm", "secret_file": str(SECRETS / HOST / "ami-crm")}
+    there = {"host": ADDRESS, "port": AMI, "tls": {"enabled": True, "ca_file": CA}}
+    config = tmp_path / "pbx.yml"
+    config.write_text(yaml.safe_dump({"ami": {**there, **login}, "control": login}))
+    for command, arguments in ((exporter, ["check"]), (ctl, ["queue", "list"])):
+        ran = CliRunner().invoke(command, [*arguments, "--config", str(config)])
+        assert ran.exit_code == 0, ran.output
     shown = lab.run("asterisk-exporter doctor | grep '^AMI certificate'")
     assert re.search(rf"OK +TLSv1\.[23], certificate for {HOST} by .*, 39[67] days left", shown)
 

@@ -21,7 +21,7 @@ NOW = datetime.datetime(2026, 11, 24, 12, tzinfo=datetime.timezone.utc)
 NAMES = ["pbx.example", "192.0.2.11", "localhost", "127.0.0.1"]
 
 
-def entity(name, issuer=None, days=100, names=()):
+def entity(name, issuer=None, days=100, names=(), begun=400):
     """Return a certificate with its key, issued by `issuer` or by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -31,7 +31,7 @@ def entity(name, issuer=None, days=100, names=()):
         .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(days=400))
+        .not_valid_before(NOW - datetime.timedelta(days=begun))
         .not_valid_after(NOW + datetime.timedelta(days=days))
     )
     if names:
@@ -120,6 +120,7 @@ def test_a_certificate_from_elsewhere_that_is_fine():
 
 STRANGER = entity("stranger")
 LATE = entity("late", BETWEEN, days=-1, names=NAMES)
+EARLY = entity("early", BETWEEN, names=NAMES, begun=-1)
 NAMELESS = entity("nameless", BETWEEN)
 LOCAL = entity("local", BETWEEN, names=["localhost", "127.0.0.1"])
 
@@ -135,6 +136,10 @@ LOCAL = entity("local", BETWEEN, names=["localhost", "127.0.0.1"])
         (
             {"certificate": LATE.pem + BETWEEN.pem, "key": LATE.key_pem},
             "CN=late ended on 2026-11-23",
+        ),
+        (
+            {"certificate": EARLY.pem + BETWEEN.pem, "key": EARLY.key_pem},
+            "CN=early begins on 2026-11-25",
         ),
         (
             {"certificate": NAMELESS.pem + BETWEEN.pem, "key": NAMELESS.key_pem},

@@ -101,6 +101,7 @@ def file_problems(
         return ["certificates_key_file must hold a private key in PEM."]
     found = []
     leaf = chain[0]
+    now = now or datetime.datetime.now(datetime.timezone.utc)
     if leaf.public_key() != key.public_key():
         found.append(
             f"certificates_key_file is not the key of {subject(leaf)}, the first certificate in"
@@ -110,6 +111,11 @@ def file_problems(
         found.append(
             f"certificates_certificate_file: {subject(leaf)} ended on"
             f" {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one."
+        )
+    if leaf.not_valid_before_utc > now:
+        found.append(
+            f"certificates_certificate_file: {subject(leaf)} begins on"
+            f" {leaf.not_valid_before_utc:%Y-%m-%d}; wait until then, or look at the clock here."
         )
     if not carries(leaf, names):
         found.append(
