@@ -134,12 +134,13 @@ class CdrDatabase(_Section):
 
 
 class Cdr(CdrDatabase):
-    """The PostgreSQL table ``cdr``."""
+    """The PostgreSQL table ``cdr``. ``sslmode``, ``sslrootcert``: as libpq names them."""
 
     source: Literal["postgresql"] = "postgresql"
     port: int = Field(default=5432, ge=1, le=65535)
     database: str = Field(default="asterisk", min_length=1)
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    sslrootcert: Optional[str] = Field(default=None, min_length=1)
 
 
 class CdrMysql(CdrDatabase):
@@ -525,8 +526,13 @@ def database(config: Config, config_path: Path) -> Optional[Database]:
     cdr = config.cdr
     if not isinstance(cdr, Cdr):
         return None
-    password = _password(cdr, config_path)
-    return Database(cdr.host, cdr.port, cdr.database, cdr.username, password, cdr.sslmode)
+    return _database(cdr, cdr.username, _password(cdr, config_path))
+
+
+def _database(cdr: Cdr, username: str, password: Optional[str]) -> Database:
+    return Database(
+        cdr.host, cdr.port, cdr.database, username, password, cdr.sslmode, cdr.sslrootcert
+    )
 
 
 def _password(cdr: CdrDatabase, config_path: Path) -> Optional[str]:
@@ -549,4 +555,4 @@ def import_database(config: Config, config_path: Path) -> Database:
     password = None
     if importer.password_file is not None:
         password = read_secret(importer.password_file, "importer.password_file", config_path)
-    return Database(cdr.host, cdr.port, cdr.database, importer.username, password, cdr.sslmode)
+    return _database(cdr, importer.username, password)

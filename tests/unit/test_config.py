@@ -31,6 +31,7 @@ cdr:
   username: reader
   password_file: null
   sslmode: verify-full
+  sslrootcert: /etc/ssl/ca.pem
   poll_seconds: 2
 """
 
@@ -60,11 +61,21 @@ def test_everything():
     assert settings.cdr.poll_seconds == 2
     assert settings.zone.utcoffset(None) is None or settings.zone.key == "Asia/Kathmandu"
     database = config.database(settings, PATH)
-    assert (database.host, database.sslmode, database.password) == (
-        "192.0.2.5",
-        "verify-full",
-        None,
-    )
+    assert database.login == {
+        "host": "192.0.2.5",
+        "port": 5433,
+        "dbname": "cdr",
+        "user": "reader",
+        "password": None,
+        "sslmode": "verify-full",
+        "sslrootcert": "/etc/ssl/ca.pem",
+    }
+
+
+def test_the_importer_checks_the_same_database_the_same_way():
+    settings = config.parse(f"{FULL}importer: {{password_file: null}}\n", PATH)
+    reader, writer = config.database(settings, PATH), config.import_database(settings, PATH)
+    assert writer.login == {**reader.login, "user": "importer"}
 
 
 def test_zone():

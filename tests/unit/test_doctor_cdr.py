@@ -149,6 +149,8 @@ def test_the_table():
         ("timeout expired", "firewall"),
         ('FATAL:  password authentication failed for user "exporter"', "cdr_password"),
         ("Access denied for user 'exporter'@'localhost'", "cdr_password"),
+        ("failed: SSL error: certificate verify failed", "asterisk_exporter_cdr_sslrootcert"),
+        ('server certificate for "x" does not match host name "y"', "the name asterisk_exp"),
         ("no pg_hba.conf entry for host", "cdr_database_clients"),
         ('FATAL:  database "x" does not exist', "asterisk_exporter_cdr_database"),
         ("something else", "server's log"),

@@ -346,6 +346,28 @@ def test_the_password_of_the_database(settings):
     assert one_problem(settings) == "pbx_cdr_pgsql_password has 5 characters: give at least 8"
 
 
+@pytest.mark.parametrize("mode", ["allow", "prefer"])
+def test_no_call_record_goes_to_another_host_in_plain_text_by_accident(settings, mode):
+    settings |= {"pbx_cdr_pgsql_host": "192.0.2.21", "pbx_cdr_pgsql_sslmode": mode}
+    assert one_problem(settings).startswith(f"pbx_cdr_pgsql_sslmode is '{mode}': ")
+    assert "192.0.2.21" in one_problem(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "mode"),
+    [
+        ("127.0.0.1", "prefer"),
+        ("/var/run/postgresql", "prefer"),
+        ("192.0.2.21", "verify-full"),
+        ("192.0.2.21", "require"),
+        ("192.0.2.21", "disable"),
+    ],
+)
+def test_how_call_records_may_go_to_the_database(settings, host, mode):
+    settings |= {"pbx_cdr_pgsql_host": host, "pbx_cdr_pgsql_sslmode": mode}
+    assert pbx_problems(settings) == []
+
+
 def test_a_login_needs_its_secret(settings):
     settings["pbx_trunks"] = [{**TRUNK, "username": "acct"}]
     assert one_problem(settings).startswith("pbx_trunks[0].secret is empty")

@@ -48,6 +48,12 @@ _WHY = (
         "read the table",
     ),
     (
+        r"certificate",
+        "The database's certificate must carry the name asterisk_exporter_cdr_host and lead to "
+        "asterisk_exporter_cdr_sslrootcert. Converge with the roles cdr_database, which issues it, "
+        "and asterisk_exporter; or name the file of who issued it",
+    ),
+    (
         r"pg_hba|SSL",
         "Let this host in: cdr_database_clients (pg_hba.conf); TLS: asterisk_exporter_cdr_sslmode",
     ),

@@ -89,6 +89,7 @@ class Database:
     username: str
     password: str | None = field(default=None, repr=False)
     sslmode: str = "prefer"
+    sslrootcert: str | None = None
 
     def __str__(self) -> str:
         """Name the database without the password."""
@@ -104,6 +105,7 @@ class Database:
             "user": self.username,
             "password": self.password,
             "sslmode": self.sslmode,
+            "sslrootcert": self.sslrootcert,
         }
 
     def connect(self, timeout_seconds: int = 3) -> Any:

@@ -711,6 +711,20 @@ def simple_values(settings: dict[str, Any], problems: Problems) -> None:
     codecs("pbx_codecs", settings.get("pbx_codecs"), problems)
 
 
+def database(settings: dict[str, Any], problems: Problems) -> None:
+    """Check that call records go to another host over TLS, unless the inventory says otherwise."""
+    host, mode = str(settings.get("pbx_cdr_pgsql_host")), settings.get("pbx_cdr_pgsql_sslmode")
+    here = host in ("127.0.0.1", "::1", "localhost") or host.startswith("/")
+    if mode in ("allow", "prefer") and not here:
+        problems.add(
+            "pbx_cdr_pgsql_sslmode",
+            mode,
+            f"the database is on another host ({host}), which call records would go to in plain"
+            " text without a word where TLS fails; give verify-full, or disable where the network"
+            " between the two is trusted",
+        )
+
+
 def shapes(settings: dict[str, Any], problems: Problems) -> None:
     """Check that lists are lists of mappings."""
     for name in (
@@ -748,6 +762,7 @@ def pbx_problems(settings: dict[str, Any]) -> list[str]:
         unsafe_texts,
         option_keys,
         simple_values,
+        database,
         transports,
         phones,
         trunks,
