@@ -8,7 +8,7 @@ import os
 import re
 from datetime import tzinfo
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -61,18 +61,21 @@ def _checked_zone(value: str) -> str:
 Context = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,79}$")]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys and values; an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Listen(_Section):
-    """Where ``/metrics`` is served."""
+class Listen(Section):
+    """Where ``/metrics`` is served. ``web_config_file``: its TLS and passwords; null, neither."""
 
     address: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=9739, ge=1, le=65535)
+    web_config_file: Optional[str] = Field(default=None, min_length=1)
 
 
-class Tls(_Section):
+class Tls(Section):
     """TLS towards AMI. The certificate is always checked."""
 
     enabled: bool = False
@@ -80,7 +83,7 @@ class Tls(_Section):
     server_name: Optional[str] = None
 
 
-class Ami(_Section):
+class Ami(Section):
     """The AMI login."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -91,7 +94,7 @@ class Ami(_Section):
     timeout_seconds: float = Field(default=1.5, gt=0, le=1.8)
 
 
-class Events(_Section):
+class Events(Section):
     """A second AMI login, which receives events; ``read`` is reporting and security."""
 
     enabled: bool = False
@@ -99,7 +102,7 @@ class Events(_Section):
     secret_file: str = Field(default="events-secret", min_length=1)
 
 
-class Control(_Section):
+class Control(Section):
     """The AMI login of ``asterisk-ctl``. ``contexts``: where it may send calls."""
 
     username: str = Field(default="control", min_length=1, pattern=r"^[^\r\n\x00]+$")
@@ -107,7 +110,7 @@ class Control(_Section):
     contexts: list[Context] = Field(default=["internal"], min_length=1)
 
 
-class Endpoints(_Section):
+class Endpoints(Section):
     """``up``: a regular expression; endpoints whose whole name matches get a series each."""
 
     up: Optional[str] = None
@@ -118,13 +121,13 @@ class Endpoints(_Section):
         return None if value is None else _checked_pattern(value)
 
 
-class Queues(_Section):
+class Queues(Section):
     """``members``: a series per member, queue and state. Many; off by default."""
 
     members: bool = False
 
 
-class CdrDatabase(_Section):
+class CdrDatabase(Section):
     """What the two databases share."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -156,7 +159,7 @@ class CdrMysql(CdrDatabase):
     system_column: Optional[str] = Field(default=None, min_length=1)
 
 
-class CdrCsv(_Section):
+class CdrCsv(Section):
     """The file Master.csv. ``timezone``: its times' zone (``usegmtime`` in cdr.conf: UTC)."""
 
     source: Literal["csv"]
@@ -195,7 +198,7 @@ AnyCdr = Annotated[
 ]
 
 
-class Destination(_Section):
+class Destination(Section):
     """Numbers that are one destination. ``did``: a regular expression of the whole number."""
 
     did: str = Field(min_length=1)
@@ -207,7 +210,7 @@ class Destination(_Section):
         return _checked_pattern(value)
 
 
-class Calls(_Section):
+class Calls(Section):
     """How calls are told apart.
 
     ``trunks``: the endpoints that lead outside. ``match_digits``: how many last digits tell a
@@ -234,14 +237,14 @@ class Calls(_Section):
         )
 
 
-class Importer(_Section):
+class Importer(Section):
     """The login with which ``cdr import`` adds records to the database of ``cdr``."""
 
     username: str = Field(default="importer", min_length=1)
     password_file: Optional[str] = "importer-password"  # noqa: S105 - a file's name
 
 
-class QueueLog(_Section):
+class QueueLog(Section):
     """The file ``queue_log``. ``service_levels``: seconds by queue, before what AMI says."""
 
     file: Path = Path("/var/log/asterisk/queue_log")
@@ -258,7 +261,7 @@ class QueueLog(_Section):
         return value
 
 
-class Notifier(_Section):
+class Notifier(Section):
     """Where missed calls are sent. ``show_last_digits``: of a caller's number; null shows all."""
 
     url: str
@@ -275,7 +278,7 @@ class Notifier(_Section):
         return value
 
 
-class Wallboard(_Section):
+class Wallboard(Section):
     """The page ``/wallboard``. ``enabled`` null: only where ``listen.address`` is loopback.
 
     ``objective_percent``: below it a service level is marked. ``title``: what is on top; empty, the
@@ -288,7 +291,7 @@ class Wallboard(_Section):
     objective_percent: float = Field(default=80.0, gt=0, le=100)
 
 
-class DoctorCallRouting(_Section):
+class DoctorCallRouting(Section):
     """The routing script, its settings, and where it listens: ``host:port``; null, it does not."""
 
     script: Path = Path("/opt/call-routing/crm_route.py")
@@ -296,19 +299,22 @@ class DoctorCallRouting(_Section):
     listen: Optional[str] = None
 
 
-class Doctor(_Section):
+class Doctor(Section):
     """What ``asterisk-exporter doctor`` looks at beside what the other sections name.
 
     ``contexts``: of the dialplan, without which calls are lost. ``call_routing`` null: the CRM is
-    not asked. ``prometheus_url`` null: nobody here knows where Prometheus is.
+    not asked. ``prometheus_url`` null: nobody here knows where Prometheus is. ``metrics_username``
+    and ``metrics_password_file``: who may scrape, where the web configuration has users.
     """
 
     contexts: list[Context] = []
     call_routing: Optional[DoctorCallRouting] = None
     prometheus_url: Optional[str] = Field(default=None, pattern=r"^https?://[^\s/@]+(/[^\s]*)?$")
+    metrics_username: Optional[str] = None
+    metrics_password_file: str = Field(default="metrics-password", min_length=1)
 
 
-class Config(_Section):
+class Config(Section):
     """The whole file; every key has a default.
 
     ``filesystems``: paths; the file system of each has its size and free space measured.
@@ -361,11 +367,16 @@ def load(path: Optional[Path] = None) -> tuple[Config, Path]:
     chosen = explicit or DEFAULT_PATH
     if explicit is None and not chosen.exists():
         return Config(), chosen
-    return parse(_read(chosen, "a YAML file"), chosen), chosen
+    return parse(read_text(chosen, "a YAML file"), chosen), chosen
 
 
-def parse(text: str, path: Path) -> Config:
-    """Return the configuration in ``text``; ``path`` is for messages. Raises ConfigError."""
+#: Of the web configuration; its values are not for a log.
+_SECRETS = "basic_auth_users"
+_Sections = TypeVar("_Sections", bound=Section)
+
+
+def parse_sections(text: str, path: Path, model: type[_Sections]) -> _Sections:
+    """Return what YAML says, as the model has it; ``path`` is for messages. Raises ConfigError."""
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -376,9 +387,14 @@ def parse(text: str, path: Path) -> Config:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, not {type(data).__name__}")
     try:
-        config = Config(**data)
+        return model(**data)
     except (ValidationError, TypeError) as error:
-        raise ConfigError(_explain(error, path)) from None
+        raise ConfigError(_explain(error, path, model)) from None
+
+
+def parse(text: str, path: Path) -> Config:
+    """Return the configuration in ``text``; ``path`` is for messages. Raises ConfigError."""
+    config = parse_sections(text, path, Config)
     if _needs_system_name(config.cdr) and not config.system_name:
         raise ConfigError(
             f"{path}: system_name: '': expected the systemname of asterisk.conf, since cdr is set "
@@ -397,7 +413,7 @@ def _needs_system_name(cdr: Optional[AnyCdr]) -> bool:
     return isinstance(cdr, Cdr) or (isinstance(cdr, CdrMysql) and cdr.system_column is not None)
 
 
-def _explain(error: Exception, path: Path) -> str:
+def _explain(error: Exception, path: Path, model: type[Section]) -> str:
     if not isinstance(error, ValidationError):
         return f"{path}: every key must be a text"
     lines = []
@@ -406,17 +422,23 @@ def _explain(error: Exception, path: Path) -> str:
         shown = [part for n, part in enumerate(item["loc"]) if not (n == 1 and part in _CDR)]
         key = ".".join(map(str, shown))
         if item["type"] == "extra_forbidden":
-            lines.append(f"{path}: {key}: unknown key; expected one of: {_known(item['loc'])}")
+            lines.append(
+                f"{path}: {key}: unknown key; expected one of: {_known(item['loc'], model)}"
+            )
+            continue
+        if item["type"] == "missing":  # what there is instead may be a secret
+            lines.append(f"{path}: {key}: missing")
             continue
         said = item["msg"].replace("Value error, ", "").replace("Input should be", "expected")
         # a URL may hold a password, and that a /
         given = re.sub("//.*@", "//\u2026@", repr(item["input"]))
+        if _SECRETS in item["loc"]:
+            given = "\u2026"
         lines.append(f"{path}: {key}: {given}: {said}")
     return "\n".join(lines)
 
 
-def _known(location: tuple[Any, ...]) -> str:
-    model: Any = Config
+def _known(location: tuple[Any, ...], model: Any) -> str:
     for part in location[:-1]:
         if part in _CDR:
             model = _CDR[part]
@@ -427,7 +449,8 @@ def _known(location: tuple[Any, ...]) -> str:
     return ", ".join(model.model_fields)
 
 
-def _read(path: Path, expected: str) -> str:
+def read_text(path: Path, expected: str) -> str:
+    """Return a file's text; ``expected`` is for messages. Raises ConfigError."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -449,7 +472,7 @@ def read_secret(name: str, key: str, config_path: Path) -> str:
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         base = Path(credentials) if credentials else config_path.parent
         path = base / name
-    secret = _read(path, f"the secret of {key}").rstrip("\r\n")
+    secret = read_text(path, f"the secret of {key}").rstrip("\r\n")
     if not secret or re.search("[\r\n\0]", secret):
         raise ConfigError(f"{path} ({key}) must hold one line, the secret, and nothing else")
     return secret
@@ -519,6 +542,12 @@ def call_records(config: Config, config_path: Path) -> Optional[Place]:
             zone=config.zone,
         )
     return database(config, config_path)
+
+
+def web_config_path(config: Config, config_path: Path) -> Optional[Path]:
+    """Return where the web configuration is, or None without."""
+    name = config.listen.web_config_file
+    return None if name is None else config_path.parent / name
 
 
 def database(config: Config, config_path: Path) -> Optional[Database]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import socketserver
+import sys
+import threading
+import time
 import urllib.parse
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -13,12 +18,18 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
 
+from asterisk_exporter.web_config import WebSettings, WsgiApp, guarded
+
 #: A client that sends nothing for so long is closed.
 CLIENT_TIMEOUT_SECONDS = 10
+#: One who sends and takes little by little is closed after so long.
+CONNECTION_SECONDS = 30
+#: At the same time; more are closed at once.
+MAX_CONNECTIONS = 32
 #: By name, what the address asks for behind the question mark.
 Query = Mapping[str, list[str]]
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,14 +89,70 @@ def make_app(
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread a connection, of which there are few, and none for ever."""
+
     daemon_threads = True
     request_queue_size = 64
+    #: None: plain HTTP.
+    web: WebSettings | None = None
+
+    def __init__(self, *given: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: dict[socket.socket, float] = {}
+        super().__init__(*given)
 
     def server_bind(self) -> None:
         """Bind without HTTPServer's look-up of our own name, which may wait for DNS."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the connection a thread, or close it."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the system has no thread left
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer; the handshake of TLS is part of it, so that it holds up nobody else."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer over TLS where it is wanted, and in time."""
+        context = None if self.web is None else self.web.current().tls
+        if context is not None:
+            request.settimeout(CLIENT_TIMEOUT_SECONDS)
+            request = context.wrap_socket(request, server_side=True)
+        self._open[request] = time.monotonic() + CONNECTION_SECONDS
+        try:
+            super().finish_request(request, client_address)
+        finally:
+            del self._open[request]
+            if context is not None:
+                request.close()
+
+    def service_actions(self) -> None:
+        """Cut off whose time is over; the thread then ends by itself."""
+        now = time.monotonic()
+        for connection, ends_at in list(self._open.items()):
+            if now > ends_at:
+                with suppress(OSError):
+                    # not SSLSocket's own, after which its thread would go on in plain text
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Log what went wrong; a client that leaves or speaks no TLS is nothing of ours."""
+        error = sys.exc_info()[1]
+        level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+        log.log(level, "%s: %s", client_address[0], error, exc_info=level == logging.ERROR)
 
 
 class _Server6(_Server):
@@ -104,7 +171,14 @@ def listen(
     address: str,
     port: int,
     pages: Mapping[str, Callable[[Query], Page]] | None = None,
+    web: WebSettings | None = None,
 ) -> WSGIServer:
-    """Return the bound server; call ``serve_forever``. Raises OSError."""
+    """Return the bound server; call ``serve_forever``. Raises OSError.
+
+    ``web`` None: plain HTTP, open to all.
+    """
     kind = _Server6 if ":" in address else _Server
-    return make_server(address, port, make_app(registry, pages), kind, _Handler)
+    app = make_app(registry, pages)
+    server = make_server(address, port, app if web is None else guarded(app, web), kind, _Handler)
+    server.web = web
+    return server

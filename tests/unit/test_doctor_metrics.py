@@ -126,10 +126,11 @@ def test_a_secret(mode, owner, said):
                 "events": {"enabled": True},
                 "control": {},
                 "notifier": {"url": "https://crm/"},
+                "doctor": {"metrics_username": "prometheus"},
             },
             [
                 "ami-secret", "events-secret", "control-secret", "/run/db", "importer-password",
-                "notifier-secret",
+                "metrics-password", "notifier-secret",
             ],
         ),
     ],

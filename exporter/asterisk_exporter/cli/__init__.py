@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from asterisk_exporter import __version__, config
+from asterisk_exporter import __version__, config, web_config
 from asterisk_exporter.cli.common import stop
 
 #: Each command's name, and where it is: module:attribute.
@@ -49,10 +49,14 @@ def main() -> None:
 def check_config(file: Path) -> None:
     """Say whether FILE is a valid configuration.
 
-    The secret files that it names need not exist. Exits 0 when it is valid, else 2.
+    The web configuration that it names is read too; the files of secrets need not exist. Exits 0
+    when it is valid, else 2.
     """
     try:
-        config.load(file)
+        settings, path = config.load(file)
+        web = config.web_config_path(settings, path)
+        if web is not None:
+            web_config.load(web)
     except config.ConfigError as error:
         stop(error, 2)
     click.echo(f"{file}: valid")

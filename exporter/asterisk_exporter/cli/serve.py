@@ -36,6 +36,7 @@ from asterisk_exporter.journal.store import JournalStore, JournalStoreError
 from asterisk_exporter.live import Live
 from asterisk_exporter.notifier.metrics import NotifierCollector
 from asterisk_exporter.scrape import AsteriskCollector
+from asterisk_exporter.web_config import WebSettings
 
 LOG_EVERY_SECONDS = 5.0
 
@@ -48,17 +49,24 @@ log = logging.getLogger("asterisk_exporter")
 @config_option
 @click.option("--listen", "address", metavar="ADDRESS", help="Overrides listen.address.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Overrides listen.port.")
+@click.option(
+    "--web-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TLS and passwords. Overrides listen.web_config_file.",
+)
 @log_level_option
 @click.option(
     "--backfill",
     is_flag=True,
     help="On the first start, count the history that there is, before anything is served.",
 )
-def serve(
+def serve(  # noqa: PLR0913 - one parameter an option
     *,
     config_path: Path | None,
     address: str | None,
     port: int | None,
+    web_config: Path | None,
     log_level: str,
     backfill: bool,
 ) -> None:
@@ -71,6 +79,8 @@ def serve(
         settings, path = config.load(config_path)
         target = config.target(settings, path)
         events_target = config.events_target(settings, path)
+        web_config = web_config or config.web_config_path(settings, path)
+        protected = None if web_config is None else WebSettings(web_config)
         journals = _journals(settings, path)
         session = AmiSession(target)
         if backfill:
@@ -93,14 +103,16 @@ def serve(
     where = (address or settings.listen.address, port or settings.listen.port)
     live = Live(AmiSession(target), settings, journals.all)
     try:
-        server = web.listen(registry, *where, pages.all_pages(settings, where[0], live))
+        shown = pages.all_pages(settings, where[0], live)
+        server = web.listen(registry, *where, shown, protected)
     except OSError as error:
         stop(
             f"cannot listen on {where[0]}:{where[1]}: {error.strerror}. Look at listen.address and "
             "listen.port, and at who has the port (ss -ltnp).",
             2,
         )
-    _serve_until_told(server, background, f"{where[0]}:{where[1]}")
+    scheme = "http" if protected is None or protected.current().tls is None else "https"
+    _serve_until_told(server, background, f"{scheme}://{where[0]}:{where[1]}")
     session.close()
     live.close()
     if journals.store is not None:
@@ -244,7 +256,7 @@ def _serve_until_told(server: Any, background: Sequence[_Background], where: str
     threading.Thread(target=server.serve_forever, args=(0.1,), name="http", daemon=True).start()
     for one in background:
         one.start()
-    log.info("asterisk-exporter %s serves http://%s/metrics", __version__, where)
+    log.info("asterisk-exporter %s serves %s/metrics", __version__, where)
     told.wait()
     server.shutdown()
     server.server_close()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from asterisk_exporter import __version__
+from asterisk_exporter import __version__, config, web_config
 from asterisk_exporter.config import Listen
 from asterisk_exporter.doctor.finding import Finding, critical, ok, warning
 from asterisk_exporter.doctor.pbx import LookError, Pbx
+from asterisk_exporter.doctor.tls import PARTIAL_CHAIN
 
 #: Prometheus' default scrape_timeout is 10 s; ours ask within 2.
 SLOW_SECONDS = 2.0
@@ -36,10 +41,56 @@ class Scrape:
         return samples[0][1] if samples else None
 
 
-def url(listen: Listen) -> str:
+def url(listen: Listen, scheme: str = "http") -> str:
     """Return where this machine reaches ``/metrics``."""
     host = _ANY.get(listen.address, listen.address)
-    return f"http://{f'[{host}]' if ':' in host else host}:{listen.port}/metrics"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{listen.port}/metrics"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the service is reached. ``tls`` None: it speaks plain HTTP."""
+
+    url: str
+    tls: ssl.SSLContext | None
+    headers: Mapping[str, str]
+
+
+def way(pbx: Pbx) -> Way:
+    """Return how the web configuration lets us in. Raises ConfigError, LookError."""
+    return pbx.once("way to /metrics", _way)
+
+
+def _way(pbx: Pbx) -> Way:
+    listen, doctor = pbx.settings.listen, pbx.settings.doctor
+    path = config.web_config_path(pbx.settings, pbx.path)
+    if path is None:
+        return Way(url(listen), None, {})
+    said, headers = web_config.load(path), {}
+    if said.basic_auth_users and doctor.metrics_username:
+        name = "doctor.metrics_password_file"
+        password = config.read_secret(doctor.metrics_password_file, name, pbx.path)
+        encoded = base64.b64encode(f"{doctor.metrics_username}:{password}".encode()).decode()
+        headers["Authorization"] = f"Basic {encoded}"
+    tls = said.tls_server_config
+    if tls is None:
+        return Way(url(listen), None, headers)
+    return Way(url(listen, "https"), _trusting(path.parent / tls.cert_file), headers)
+
+
+def _trusting(certificate: Path) -> ssl.SSLContext:
+    """Return what trusts the service's own certificate, and no other, by any name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(certificate)
+    except (OSError, ValueError) as error:
+        raise LookError(
+            f"the certificate of /metrics, {certificate}, cannot be used: {error}",
+            "Converge with the role asterisk_exporter",
+        ) from None
+    return context
 
 
 def parse(text: str, seconds: float) -> Scrape:
@@ -104,7 +155,7 @@ def _collectors(scrape: Scrape) -> Iterator[Finding]:
 
 def metrics(pbx: Pbx) -> Iterator[Finding]:
     """Scrape the service as Prometheus does."""
-    scrape, where = scraped(pbx), url(pbx.settings.listen)
+    scrape, where = scraped(pbx), way(pbx).url
     yield from judge(scrape, where, __version__, pbx.settings.events.enabled)
 
 
@@ -114,13 +165,26 @@ def scraped(pbx: Pbx) -> Scrape:
 
 
 def _scrape(pbx: Pbx) -> Scrape:
-    where = url(pbx.settings.listen)
+    found = way(pbx)
+    where = found.url
     # no proxy of this shell's has a part in it
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if found.tls is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=found.tls))
+    opener = urllib.request.build_opener(*handlers)
     start = time.monotonic()
     try:
-        with opener.open(where, timeout=pbx.timeout) as response:
+        asked = urllib.request.Request(where, headers=dict(found.headers))  # noqa: S310
+        with opener.open(asked, timeout=pbx.timeout) as response:
             text = response.read(MAX_BYTES).decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.UNAUTHORIZED:
+            raise LookError(f"{where} answers {error.code} {error.reason}", _LOOK) from None
+        raise LookError(
+            f"{where} wants another user or password",
+            "Set asterisk_exporter_users and converge; or set doctor.metrics_username and "
+            "metrics_password_file to a user of the web configuration.",
+        ) from None
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise LookError(

@@ -25,6 +25,8 @@ def paths(settings: Config, config_path: Path) -> list[Path]:
         names.append(cdr.password_file)
     if isinstance(cdr, Cdr) and settings.importer.password_file is not None:
         names.append(settings.importer.password_file)
+    if settings.doctor.metrics_username is not None:
+        names.append(settings.doctor.metrics_password_file)
     if settings.notifier is not None:
         names.append(settings.notifier.secret_file)
     return [config_path.parent / name for name in names]
