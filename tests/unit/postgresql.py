@@ -9,6 +9,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import psycopg2
@@ -91,7 +92,14 @@ class Cluster:
 
 
 def make_cdr_database(cluster: Cluster) -> None:
-    """Make the database `asterisk` with its logins, as roles/cdr_database does."""
+    """Make the database `asterisk` with its logins and months, as roles/cdr_database does."""
+    begin_cdr_database(cluster)
+    migrate(cluster, sorted(MIGRATIONS.glob("*.sql")))
+    cluster.execute("CALL cdr_partitions(0)", "asterisk")
+
+
+def begin_cdr_database(cluster: Cluster) -> None:
+    """Make the logins and the database, without a table."""
     for login in LOGINS:
         cluster.execute(f"CREATE ROLE {login} LOGIN")
     cluster.execute("CREATE DATABASE asterisk")
@@ -100,5 +108,9 @@ def make_cdr_database(cluster: Cluster) -> None:
     for login in LOGINS:
         cluster.execute(f"GRANT CONNECT ON DATABASE asterisk TO {login}", "asterisk")
         cluster.execute(f"GRANT USAGE ON SCHEMA public TO {login}", "asterisk")
-    for path in sorted(MIGRATIONS.glob("*.sql")):
+
+
+def migrate(cluster: Cluster, paths: Iterable[Path]) -> None:
+    """Apply migrations, each in one transaction."""
+    for path in paths:
         cluster.execute(path.read_text(), "asterisk")

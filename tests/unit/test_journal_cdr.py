@@ -34,23 +34,7 @@ from asterisk_exporter.journal.runner import Journal, SourceError
 from asterisk_exporter.journal.store import JournalStore
 
 from .conftest import EXPORTER
-from .postgresql import Cluster
-
-SCHEMA = """
-CREATE TABLE cdr (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    transaction_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    system_name text NOT NULL DEFAULT current_setting('application_name'),
-    accountcode text, src text, dst text, dcontext text, clid text, channel text, dstchannel text,
-    lastapp text, lastdata text, start timestamptz NOT NULL, answer timestamptz, "end" timestamptz,
-    duration integer, billsec integer, disposition text, amaflags text, uniqueid text,
-    userfield text, peeraccount text, linkedid text, sequence bigint, imported_at timestamptz
-);
-CREATE INDEX ON cdr (system_name, transaction_id, id);
-GRANT SELECT ON cdr TO exporter;
-GRANT INSERT ON cdr TO asterisk;
-"""
-
+from .postgresql import Cluster, make_cdr_database
 
 @pytest.fixture(scope="session")
 def cluster():
@@ -58,7 +42,7 @@ def cluster():
     with tempfile.TemporaryDirectory(prefix="asterisk-exporter-tests-") as folder:
         one = Cluster(Path(folder))
         one.start()
-        one.execute("CREATE ROLE exporter LOGIN; CREATE ROLE asterisk LOGIN")
+        make_cdr_database(one)
         yield one
         one.stop("immediate")
 
@@ -123,8 +107,7 @@ def opened(table, store, backfill: bool = False):
 @pytest.fixture
 def table(cluster):
     name = f"cdr{next(NUMBERS)}"
-    cluster.execute(f"CREATE DATABASE {name}")
-    cluster.execute(SCHEMA, name)
+    cluster.execute(f"CREATE DATABASE {name} TEMPLATE asterisk")
     made = Table(cluster, name)
     yield made
     made.close()
@@ -302,9 +285,8 @@ def test_another_database_is_noticed(table, reading, store, cluster, caplog):
     _, poll = reading
     table.write("ANSWERED")
     poll()
-    cluster.execute("CREATE DATABASE other")
+    cluster.execute("CREATE DATABASE other TEMPLATE asterisk")
     try:
-        cluster.execute(SCHEMA, "other")
         other = Table(cluster, "other")
         other.write("BUSY", "BUSY")
         with caplog.at_level(logging.WARNING), opened(other, store) as moved:
