@@ -36,6 +36,7 @@ from asterisk_exporter.journal.store import JournalStore
 from .conftest import EXPORTER
 from .postgresql import Cluster, make_cdr_database
 
+
 @pytest.fixture(scope="session")
 def cluster():
     # not below pytest's own folder, which only the user of the tests may enter

@@ -24,6 +24,7 @@ from asterisk_exporter.journal.runner import SourceError
 _COLUMNS = frozenset({"id", "transaction_id", "system_name", "imported_at", "linkedid", "uniqueid"})
 _FACTS = """
 SELECT current_setting('server_version') AS version, to_regclass('cdr') IS NOT NULL AS has_table,
+       to_regclass('cdr_months') IS NOT NULL AS has_months,
        ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass('cdr')
              AND attnum > 0 AND NOT attisdropped) AS columns,
        ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) p
@@ -74,6 +75,7 @@ class Facts:
     privileges: frozenset[str]
     attributes: frozenset[str]
     has_table: bool = True
+    has_months: bool = True
     columns: frozenset[str] = frozenset()
 
 
@@ -118,6 +120,7 @@ def postgresql(database: Database, timeout: float) -> Facts:
         privileges=frozenset(row["privileges"]),
         attributes=frozenset(row["attributes"]),
         has_table=row["has_table"],
+        has_months=row["has_months"],
         columns=frozenset(row["columns"]),
     )
 
@@ -175,6 +178,8 @@ def look(pbx: Pbx) -> Iterator[Finding]:
 def judge_table(found: Facts, place: str, ours: bool) -> Iterator[Finding]:
     """Judge the table. ``ours``: the role cdr_database's, whose columns are known."""
     missing = sorted(_COLUMNS - found.columns) if ours else []
+    if ours and not found.has_months:
+        missing.append("months")
     if not found.has_table:
         yield critical(
             f"{place}: there is no table cdr that this login sees",

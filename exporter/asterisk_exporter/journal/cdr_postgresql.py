@@ -13,10 +13,9 @@ database's clock: once all lower ids have ended, everything written until then c
 are open.)
 
 The table has a partition a month, and a poll leaves old ones alone: ``cdr_settled`` says that all
-records in them that began before a time were written below a transaction; who has read those finds
-nothing new there. A record that comes to such a month later takes that word back in its own
-transaction. This and the records are read in one snapshot, since records may move from the default
-partition into a month of their own.
+records that began before a time were written below a transaction; who has read those finds nothing
+new there. A record that comes late takes that word back in its own transaction, so whatever is
+below ``pg_snapshot_xmin`` is in the word that is read with it.
 
 On its very first start, and when the cursor belongs to another database (restored, moved, reset:
 transaction ids begin anew there), reading begins "now", which the log says. Rows that were
@@ -26,8 +25,6 @@ imported (``imported_at``) are history that other programs count; they are never
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -61,7 +58,6 @@ SELECT extract(epoch FROM now())::float8 AS clock, pg_snapshot_xmin(pg_current_s
        coalesce((SELECT before FROM cdr_settled WHERE transaction_id <= %(read_below)s::xid8),
                 '-infinity')::text AS begun_since
 """
-_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _OURS = """
 system_name = %(system)s AND (transaction_id, id) > (%(transaction_id)s::xid8, %(id)s)
   AND id > %(floor)s AND imported_at IS NULL AND start >= %(begun_since)s
@@ -264,7 +260,10 @@ class PostgresqlSource:
             (row,) = self._ask(_CLOCK)
             clock, transaction_id = row.values()
             self._pending = clock, int(transaction_id)
-        now, horizon, rows = self._settled(at)
+        read_below = max(at.transaction_id, self._read_below)
+        (row,) = self._ask(_HORIZON, read_below=str(read_below))
+        now, horizon, self._begun_since = row.values()
+        rows = self._ask(_BATCH, **self._where(at), horizon=horizon, rows=self._batch_rows)
         full = len(rows) == self._batch_rows
         for row in rows:
             place = {"transaction_id": int(row.pop("transaction_id")), "id": row.pop("id")}
@@ -272,32 +271,13 @@ class PostgresqlSource:
             at = replace(at, **place, last_record=max(at.last_record, ended or 0.0))
         # rows are read in the order of their transactions, so whatever ended before is behind us
         self._watermark = max(self._watermark, min(at.last_record, now))
-        if not full and self._pending is not None and self._pending[1] <= horizon:
+        if not full and self._pending is not None and self._pending[1] <= int(horizon):
             self._watermark = max(self._watermark, self._pending[0])
             self._pending = None
         self._apply(at, rows, read_at=self._watermark if full else now)
         if not full:
-            self._read_below = horizon
+            self._read_below = int(horizon)
         return full
-
-    def _settled(self, at: Position) -> tuple[float, int, list[dict[str, Any]]]:
-        """Return the database's time, the transaction below which all is settled, and records.
-
-        Of the records below it these are the first that are not read yet.
-        """
-        with self._snapshot():
-            (row,) = self._ask(_HORIZON, read_below=str(max(at.transaction_id, self._read_below)))
-            now, horizon, self._begun_since = row.values()
-            where = self._where(at)
-            rows = self._ask(_BATCH, **where, horizon=horizon, rows=self._batch_rows)
-        return now, int(horizon), rows
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """Let all questions see the database at one instant. A failed one ends the connection."""
-        self._execute(_SNAPSHOT)
-        yield
-        self._execute("COMMIT")
 
     def lag_seconds(self) -> float:
         """Return the age of the oldest committed record that is not counted yet, or 0.
@@ -334,13 +314,6 @@ class PostgresqlSource:
             with self._connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 cursor.execute(sql, values)
                 return list(cursor.fetchall())
-        except psycopg2.Error as error:
-            raise SourceError(explain(error)) from None
-
-    def _execute(self, sql: str) -> None:
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(sql)
         except psycopg2.Error as error:
             raise SourceError(explain(error)) from None
 

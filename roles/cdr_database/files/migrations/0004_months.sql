@@ -47,9 +47,8 @@ CREATE VIEW cdr_months AS
 COMMENT ON VIEW cdr_months IS 'The months that have a partition';
 GRANT SELECT ON cdr_months TO exporter;
 
--- What lets a reader leave old months alone: every record in a month of its own that began before
--- `before` was written by a transaction below `transaction_id`. Whoever has read all of those finds
--- nothing new there. The default is not meant: it is always read.
+-- What lets a reader leave old months alone: every record that began before `before` was written by a
+-- transaction below `transaction_id`. Whoever has read all of those finds nothing new there.
 CREATE TABLE cdr_settled (
     before          timestamptz NOT NULL,
     transaction_id  xid8 NOT NULL
@@ -57,14 +56,18 @@ CREATE TABLE cdr_settled (
 INSERT INTO cdr_settled VALUES ('-infinity', '0');
 GRANT SELECT ON cdr_settled TO exporter;
 
--- A record comes to a month that had settled: a call of weeks, or a PBX whose clock is wrong. Whoever
--- sees the record sees this too. Only such months have the trigger, so the others pay nothing.
+-- A record that began before that comes all the same: a call of weeks, or a PBX whose clock is wrong.
+-- Whoever sees the record sees this too.
 CREATE FUNCTION cdr_late() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
     UPDATE cdr_settled SET before = NEW.start WHERE before > NEW.start;
     RETURN NULL;
 END $$;
+
+-- The exporter does not count what is imported.
+CREATE TRIGGER cdr_late AFTER INSERT ON cdr FOR EACH ROW
+    WHEN (NEW.imported_at IS NULL) EXECUTE FUNCTION cdr_late();
 
 -- Give a month (its first day, in UTC) its partition, and file in it what the default has of it;
 -- return how many records that are. Meanwhile nobody else writes to the default.
@@ -82,33 +85,28 @@ BEGIN
     GET DIAGNOSTICS moved = ROW_COUNT;
     -- Not CREATE TABLE … PARTITION OF, which would lock out all of cdr.
     EXECUTE format('ALTER TABLE cdr ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', name, begins, ends);
-    UPDATE cdr_settled SET before = begins WHERE before > begins;
     RETURN moved;
 END $$;
 
--- Say that all months which ended before `until` have settled.
+-- Say that what began before `until`, the beginning of a month, has settled.
 CREATE FUNCTION cdr_settle(until timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    month record;
+    partition regclass;
 BEGIN
     IF until = (SELECT before FROM cdr_settled) THEN
         RETURN;
     END IF;
-    FOR month IN SELECT partition FROM cdr_months WHERE ends <= until LOOP
-        -- Who was writing there has ended; who comes now waits, and finds the trigger.
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', month.partition);
-        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = month.partition AND tgname = 'cdr_late') THEN
-            -- The exporter does not count what is imported.
-            EXECUTE format('CREATE TRIGGER cdr_late AFTER INSERT ON %s FOR EACH ROW'
-                           ' WHEN (NEW.imported_at IS NULL) EXECUTE FUNCTION cdr_late()', month.partition);
-        END IF;
+    -- Who was writing there has ended; who comes now waits, and then is late. Without waiting here, or a
+    -- transaction that writes to two months could be chosen to end a deadlock.
+    FOR partition IN SELECT m.partition FROM cdr_months m WHERE begins < until UNION ALL SELECT 'cdr_default' LOOP
+        EXECUTE format('LOCK TABLE %s IN SHARE MODE NOWAIT', partition);
     END LOOP;
     -- Its snapshot is younger than the locks: all who have written there are below its xmax.
     UPDATE cdr_settled SET before = until, transaction_id = pg_snapshot_xmax(pg_current_snapshot());
 END $$;
 
--- Keep the months in order; each step is a transaction of its own, and what does not get its lock
--- soon ends the call, to be called again: nobody waits long behind it.
+-- Keep the months in order; each step is a transaction of its own. What does not get a lock within 3 s ends
+-- the call, to be called again: nobody waits longer behind it.
 -- retention_months: how many months are kept beside the current one, 0 for all.
 CREATE PROCEDURE cdr_partitions(retention_months integer) LANGUAGE plpgsql AS $$
 DECLARE
