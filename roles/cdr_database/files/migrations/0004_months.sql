@@ -69,23 +69,30 @@ END $$;
 CREATE TRIGGER cdr_late AFTER INSERT ON cdr FOR EACH ROW
     WHEN (NEW.imported_at IS NULL) EXECUTE FUNCTION cdr_late();
 
--- Give a month (its first day, in UTC) its partition, and file in it what the default has of it;
--- return how many records that are. Meanwhile nobody else writes to the default.
+-- Give a month (its first day, in UTC) its partition, and file in it what the default has of it; return how many
+-- records that are. Writers wait only for the end of it: a record that had been sent to the default when its month
+-- came would be refused, so none may be on its way. The CHECK spares PostgreSQL a look at what it was made of.
 CREATE FUNCTION cdr_add_month(month timestamp) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     begins timestamptz := month AT TIME ZONE 'UTC';
     ends timestamptz := (month + interval '1 month') AT TIME ZONE 'UTC';
     name text := to_char(month, '"cdr_"YYYY_MM');
+    move text := format('WITH moved AS (DELETE FROM cdr_default WHERE start >= $1 AND start < $2 RETURNING *)'
+                        ' INSERT INTO %I SELECT * FROM moved', name);
     moved bigint;
+    late bigint;
 BEGIN
-    LOCK TABLE cdr_default IN SHARE ROW EXCLUSIVE MODE;
-    EXECUTE format('CREATE TABLE %I (LIKE cdr INCLUDING DEFAULTS INCLUDING INDEXES, PRIMARY KEY (id))', name);
-    EXECUTE format('WITH moved AS (DELETE FROM cdr_default WHERE start >= $1 AND start < $2 RETURNING *)'
-                   ' INSERT INTO %I SELECT * FROM moved', name) USING begins, ends;
+    EXECUTE format('CREATE TABLE %I (LIKE cdr INCLUDING DEFAULTS INCLUDING INDEXES, PRIMARY KEY (id),'
+                   ' CONSTRAINT month CHECK (start >= %L AND start < %L))', name, begins, ends);
+    EXECUTE move USING begins, ends;
     GET DIAGNOSTICS moved = ROW_COUNT;
-    -- Not CREATE TABLE … PARTITION OF, which would lock out all of cdr.
+    LOCK TABLE cdr IN SHARE ROW EXCLUSIVE MODE;
+    EXECUTE move USING begins, ends;
+    GET DIAGNOSTICS late = ROW_COUNT;
+    -- Not CREATE TABLE … PARTITION OF, which would lock out readers too.
     EXECUTE format('ALTER TABLE cdr ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', name, begins, ends);
-    RETURN moved;
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT month', name);
+    RETURN moved + late;
 END $$;
 
 -- Say that what began before `until`, the beginning of a month, has settled.
@@ -111,8 +118,6 @@ END $$;
 CREATE PROCEDURE cdr_partitions(retention_months integer) LANGUAGE plpgsql AS $$
 DECLARE
     this_month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
-    -- A month that is going on is only filed while that takes no time: live records would wait.
-    few CONSTANT integer := 20000;
     -- What began before any Asterisk was is a clock's error, and stays in the default.
     oldest timestamptz := '2000-01-01 00:00:00+00';
     keep_from timestamptz := '-infinity';
@@ -140,14 +145,12 @@ BEGIN
 
     FOR month IN SELECT generate_series(this_month, this_month + interval '2 months', interval '1 month') LOOP
         CONTINUE WHEN EXISTS (SELECT FROM cdr_months WHERE begins = month AT TIME ZONE 'UTC');
-        CONTINUE WHEN few < (SELECT count(*) FROM (
-            SELECT FROM cdr_default WHERE start >= month AT TIME ZONE 'UTC' LIMIT few + 1) AS live);
         PERFORM cdr_add_month(month);
         COMMIT;
     END LOOP;
 
-    -- The default's months, the newest first, by its index. One is filed when it has been over for a day.
-    newest := date_trunc('month', (now() - interval '1 day') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
+    -- What the default has of the months before, the newest first, by its index.
+    newest := this_month AT TIME ZONE 'UTC';
     LOOP
         SELECT max(start) INTO newest FROM cdr_default WHERE start < newest AND start >= oldest;
         EXIT WHEN newest IS NULL;
