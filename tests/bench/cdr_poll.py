@@ -1,7 +1,7 @@
 """A poll that finds 1,000 new call records: in a table of ten million against one of ten thousand.
 
-Half of the old records were imported after the exporter began to count, so they are behind its
-cursor and it must not walk through them.
+Both have sixty months. Half of the old records were imported after the exporter began to count, so
+they are behind its cursor and it must not walk through them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from postgresql import Cluster, make_cdr_database
 LARGE, SMALL = 10_000_000, 10_000
 NEW = 1_000
 ROUNDS = 9
+MONTHS = 60
 DATABASES = {"asterisk": LARGE, "small": SMALL}
 
 _FILL = """
@@ -40,14 +41,23 @@ SELECT 'pbx1', '4930' || n, '601', 'from-external', '4930' || n, 'PJSIP/provider
 FROM generate_series({first}, {last}) AS n,
      LATERAL (SELECT {at} AS at) AS times
 """
+_MONTHS = f"""
+SELECT cdr_add_month(date_trunc('month', now() AT TIME ZONE 'UTC') - n * interval '1 month')
+FROM generate_series(1, {MONTHS}) AS n
+"""
 
 
 class Site:
-    """A table and an exporter's reader on it."""
+    """A table and an exporter's reader on it. Without ``months`` the default has all records."""
 
-    def __init__(self, cluster: Cluster, name: str, rows: int, folder: Path) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, rows: int, folder: Path, months: bool = True
+    ) -> None:
         self._cluster, self._name, self._next = cluster, name, rows
+        self._step = MONTHS * 30 * 86400 / rows
         half = rows // 2
+        if months:
+            self._execute(_MONTHS)
         indexes = self._without_indexes()
         self._fill(0, half - 1)
         self._execute(f"SELECT setval('cdr_id', {rows * 2})")
@@ -60,6 +70,8 @@ class Site:
         self._fill(half, rows - 1, imported="now()")
         for index in indexes:
             self._execute(index)
+        if months:
+            self._execute("CALL cdr_partitions(0)")
         self._execute("VACUUM ANALYZE cdr")
 
     def add(self) -> None:
@@ -78,7 +90,8 @@ class Site:
         return sum(self._source._store.values("asterisk_cdr_records").values())
 
     def _fill(self, first: int, last: int, imported: str = "NULL", at: str | None = None) -> None:
-        at = at or "timestamptz '2024-01-01' + n * interval '3 seconds'"
+        if at is None:
+            at = f"now() - interval '{MONTHS * 30} days' + n * interval '{self._step} seconds'"
         for begin in range(first, last + 1, 500_000):
             end = min(last, begin + 499_999)
             self._execute(_FILL.format(first=begin, last=end, imported=imported, at=at))
@@ -90,11 +103,12 @@ class Site:
         """
         found = self._execute(
             "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'cdr' "
-            "AND indexname NOT IN ('cdr_pkey', 'cdr_cursor')"
+            "AND indexname <> 'cdr_cursor'"
         )
         for name, _ in found:
             self._execute(f"DROP INDEX {name}")
-        return [made for _, made in found]
+        # of all partitions, not ONLY of the table above them
+        return [made.replace(" ON ONLY ", " ON ") for _, made in found]
 
     def _execute(self, sql: str):
         return self._cluster.execute(sql, self._name)

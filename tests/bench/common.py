@@ -51,6 +51,11 @@ def limit(work: str, value: float, highest: float, unit: str) -> Row:
     return Row(work, f"{value:,.4g} {unit}", "", "", f"≤ {highest:,g} {unit}", value <= highest)
 
 
+def figure(work: str, value: float, unit: str) -> Row:
+    """Return the row of a figure that has no bar."""
+    return Row(work, f"{value:,.4g} {unit}", "", "", "", met=True)
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Return how long one call takes."""
     began = time.perf_counter()
