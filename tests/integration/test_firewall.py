@@ -50,11 +50,16 @@ def guarded(lab: Lab) -> Iterator[Lab]:
     """Yield the lab with both roles on, where others have a table too."""
     addresses("add")
     lab.run("nft add table inet others")
-    status, output = converge(lab, ON)
-    assert status == 0, output
-    yield lab
-    lab.run("nft delete table inet others; apt-get purge --yes --autoremove fail2ban")
-    addresses("delete")
+    try:
+        status, output = converge(lab, ON)
+        assert status == 0, output
+        yield lab
+    finally:
+        lab.run(
+            "systemctl stop nftables; nft delete table inet others;"
+            " apt-get purge --yes --autoremove fail2ban"
+        )
+        addresses("delete")
 
 
 def connects(source: str, port: int) -> bool:
