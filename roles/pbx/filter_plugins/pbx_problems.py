@@ -649,7 +649,7 @@ def manager(settings: dict[str, Any], problems: Problems) -> None:
 
 
 def manager_sockets(settings: dict[str, Any], problems: Problems) -> None:
-    """Check where AMI listens: beyond loopback with TLS only, and for somebody."""
+    """Check where AMI listens: beyond loopback with TLS only."""
     for name in ("pbx_manager_port", "pbx_manager_tls_port"):
         problems.number(name, settings.get(name), 1024, 65535)
     plain, tls = settings.get("pbx_manager_address"), settings.get("pbx_manager_tls_address")
@@ -668,19 +668,6 @@ def manager_sockets(settings: dict[str, Any], problems: Problems) -> None:
         problems.add(
             "pbx_manager_tls_port", settings["pbx_manager_tls_port"], "pbx_manager_port has it"
         )
-    users = [user for user in settings["pbx_manager_users"].values() if isinstance(user, dict)]
-    if not any(beyond_loopback(source) for user in users for source in user.get("permit") or []):
-        problems.add(
-            "pbx_manager_tls_address",
-            tls,
-            "no login in pbx_manager_users has a permit for another machine, so that none could"
-            " log in; add one, or leave this empty",
-        )
-
-
-def beyond_loopback(source: Any) -> bool:
-    """Return whether an address or a network is of more than this machine."""
-    return network(source) and not ipaddress.ip_network(str(source), strict=False).is_loopback
 
 
 def simple_values(settings: dict[str, Any], problems: Problems) -> None:
