@@ -26,7 +26,13 @@ def test_only_sip_ami_over_tls_and_the_labs_own_pages_listen_beyond_loopback(lab
 
 
 @pytest.mark.parametrize(
-    ("unit", "most"), [("asterisk-exporter", 2.0), ("call-routing", 2.0), ("asterisk", 5.0)]
+    ("unit", "most"),
+    [
+        ("asterisk-exporter", 2.0),
+        ("call-routing", 2.0),
+        ("cdr-partitions", 2.0),
+        ("asterisk", 5.0),
+    ],
 )
 def test_service_is_confined(lab: Lab, unit: str, most: float) -> None:
     rows = json.loads(lab.run(f"systemd-analyze security --json=short {unit} || true"))
