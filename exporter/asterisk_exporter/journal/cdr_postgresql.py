@@ -25,8 +25,10 @@ imported (``imported_at``) are history that other programs count; they are never
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Callable, cast
 
 import psycopg2
 import psycopg2.extras
@@ -77,10 +79,11 @@ LIMIT %(rows)s
 _AGE = """
 SELECT extract(epoch FROM now() - max(coalesce("end", start)))::float8
 FROM (
-    SELECT "end", start FROM cdr WHERE system_name = %s AND imported_at IS NULL
+    SELECT "end", start FROM cdr WHERE system_name = %s AND imported_at IS NULL AND start >= %s
     ORDER BY transaction_id DESC, id DESC LIMIT 100
 ) AS newest
 """
+_SETTLED = "SELECT before::text FROM cdr_settled"
 _UNREAD = f"""
 SELECT extract(epoch FROM now() - min(coalesce("end", start)))::float8 FROM cdr WHERE {_OURS}
 """  # noqa: S608 - no value in it
@@ -138,21 +141,34 @@ class Database:
 
     def newest_record_age(self, system_name: str, timeout_seconds: float) -> float | None:
         """Return the age in seconds of the newest record, None without any. Raises SourceError."""
-        [(age,)] = self.ask(_AGE, (system_name,), max(2, int(timeout_seconds)))
+        with self.asking(max(2, int(timeout_seconds))) as ask:
+            [(before,)] = ask(_SETTLED)
+            # most PBXs have had a call since then, and old months need not be looked at
+            for since in (before, "-infinity"):
+                [(age,)] = ask(_AGE, (system_name, since))
+                if age is not None:
+                    break
         return cast("float | None", age)
 
     def ask(
         self, query: str, parameters: tuple[Any, ...] = (), timeout_seconds: int = 3
     ) -> list[tuple[Any, ...]]:
         """Return the rows of one query, over a connection of its own. Raises SourceError."""
+        with self.asking(timeout_seconds) as ask:
+            return ask(query, parameters)
+
+    @contextmanager
+    def asking(self, timeout_seconds: int) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+        """Give what returns the rows of a query and its parameters. Raises SourceError."""
         try:
-            connection = self.connect(timeout_seconds)
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute(query, parameters)
-                    return list(cursor.fetchall())
-            finally:
-                connection.close()
+            with closing(self.connect(timeout_seconds)) as connection:
+
+                def ask(query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+                    with connection.cursor() as cursor:
+                        cursor.execute(query, parameters)
+                        return list(cursor.fetchall())
+
+                yield ask
         except psycopg2.Error as error:
             raise SourceError(explain(error)) from None
 
