@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from lab import ROOT, Lab, wait_until
-from test_secrets import generated, search
+from lab_secrets import generated, search
 
 DIRECTORY = ROOT / ".lab/secrets"
 PLAYBOOK = "playbooks/rotate-secrets.yml"

@@ -6,10 +6,8 @@ that an argument spec marks as secret. So a new one is looked for without a word
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from lab import ROOT, Lab
+from lab_secrets import generated, search
 
 #: Who may read a file that has secrets, and which: path -> (mode, owner, names of secrets).
 HOLDERS = {
@@ -49,25 +48,6 @@ HOLDERS = {
     },
 }
 
-#: Where a program could have left one.
-PLACES = [
-    *("/etc", "/home", "/opt", "/root", "/run", "/srv", "/tmp"),
-    *("/usr/lib/systemd", "/usr/local", "/var"),
-]
-
-#: What shows something to everybody on the machine, or to its administrator.
-COMMANDS = [
-    "ps -ewwo args",
-    "cat /proc/[0-9]*/cmdline",
-    "cat /proc/[0-9]*/environ",
-    "systemctl show '*'",
-    "systemctl cat '*'",
-    "journalctl --no-pager --all",
-    "cd /; runuser -u postgres -- psql -XAtc 'TABLE pg_stat_activity'",
-    "asterisk-exporter check",
-    "asterisk-exporter doctor --json",
-]
-
 #: Something for each option that an argument spec marks as secret; another SECRET each time.
 GIVEN = """
 pbx_phones:
@@ -87,6 +67,9 @@ cdr_database_asterisk_password: "SECRET"
 cdr_database_exporter_password: "SECRET"
 cdr_database_importer_password: "SECRET"
 call_routing_crm_token: "SECRET"
+asterisk_exporter_tls: true
+asterisk_exporter_users: [{name: prometheus, password: "SECRET"}]
+prometheus_exporter_password: "SECRET"
 asterisk_exporter_ami_secret: "SECRET"
 asterisk_exporter_events_secret: "SECRET"
 asterisk_exporter_control_secret: "SECRET"
@@ -116,24 +99,6 @@ CONFIGURE = ",".join(
         *("prometheus", "alertmanager", "grafana"),
     )
 )
-
-
-def generated() -> dict[str, str]:
-    """Name and value of each secret that the controller keeps for the lab; of a key, its heart."""
-    files = [path for path in (ROOT / ".lab/secrets").rglob("*") if path.is_file()]
-    values = {path.name: path.read_text().strip() for path in files if path.suffix != ".pem"}
-    keys = {path.name: path.read_text() for path in files if path.match("*key.pem")}
-    return values | {name: key.splitlines()[1] for name, key in keys.items()}
-
-
-def search(lab: Lab, values: dict[str, str]) -> dict[str, Any]:
-    """Look for secrets on the machine. They go there by standard input, and so into no ps."""
-    script = (Path(__file__).parent / "search_secrets.py").read_text()
-    request = {"secrets": values, "places": PLACES, "commands": COMMANDS}
-    answer: dict[str, Any] = json.loads(
-        lab.run(f"python3 -c {shlex.quote(script)}", stdin=json.dumps(request))
-    )
-    return answer
 
 
 def secret_options(
