@@ -72,8 +72,9 @@ def test_an_address_that_is_none_is_named():
 def test_migrations_are_numbered_without_gap_and_leave_transactions_alone(path):
     names = sorted(other.name for other in path.parent.iterdir())
     assert int(path.name.split("_")[0]) == names.index(path.name) + 1
-    statements = [line.split("--")[0].strip().upper() for line in path.read_text().splitlines()]
-    # a BEGIN without a semicolon is a block of PL/pgSQL
+    # What a function or procedure will do one day is a text here; a procedure may well commit.
+    now = re.sub(r"\$\$.*?\$\$", "", path.read_text(), flags=re.DOTALL)
+    statements = [line.split("--")[0].strip().upper() for line in now.splitlines()]
     ends = re.compile(r"(BEGIN|COMMIT|ROLLBACK)\b.*;|\\")
     assert not any(ends.match(line) for line in statements)
 
