@@ -326,6 +326,105 @@ def test_restored_records_are_never_counted(table, store):
     assert counts(store) == {"ANSWERED": 20}
 
 
+def spend(table, transactions: int) -> None:
+    """Let so many transactions pass in the cluster of a table."""
+    [(begins,)] = table.execute("SELECT max(begins) FROM cdr_cluster")
+    table.execute(
+        f"UPDATE cdr_cluster SET begins = begins + {transactions} WHERE begins = {begins};"
+        "ALTER TABLE cdr ALTER transaction_id SET DEFAULT "
+        f"(pg_current_xact_id()::text::bigint + {begins + transactions})::text::xid8"
+    )
+
+
+@pytest.fixture
+def clusters(table, store):
+    """Return (read, copy, restore): of a table whose ids are far above those of its new cluster.
+
+    read() counts all there is; copy() is a backup, restore() what goes on with one.
+    """
+    copies = []
+
+    def copy(one: Table) -> Table:
+        name = f"{table.name}_{len(copies)}"
+        one.cluster.execute(f"CREATE DATABASE {name} TEMPLATE {one.name}")
+        copies.append(Table(one.cluster, name))
+        return copies[-1]
+
+    def restore(one: Table) -> Table:
+        restored = copy(one)
+        restored.execute("SELECT cdr_continue()")
+        return restored
+
+    def read(one: Table) -> dict[str, int]:
+        with opened(one, store) as reader:
+            while reader.read():
+                pass
+            assert reader.lag_seconds() == 0
+        return counts(store)
+
+    table.execute("SELECT cdr_continue()")
+    spend(table, 5 << 32)
+    yield read, copy, restore
+    for one in copies:
+        one.close()
+        one.cluster.execute(f"DROP DATABASE {one.name} WITH (FORCE)")
+
+
+def test_a_restored_database_goes_on(table, clusters):
+    """What the backup has and the exporter's state has not is counted, and what comes later."""
+    read, _, restore = clusters
+    assert read(table) == {}
+    table.write("ANSWERED", "BUSY")
+    assert read(table) == {"ANSWERED": 1, "BUSY": 1}
+    table.write("FAILED", "FAILED")
+    second = restore(table)
+    second.write("CANCEL")
+    expected = {"ANSWERED": 1, "BUSY": 1, "FAILED": 2, "CANCEL": 1}
+    assert read(second) == expected
+    second.write("CANCEL")
+    assert read(second) == expected | {"CANCEL": 2}
+    third = restore(second)
+    third.write("BUSY")
+    assert read(third) == expected | {"CANCEL": 2, "BUSY": 2}
+    [(newest,)] = third.execute(
+        "SELECT disposition FROM cdr ORDER BY transaction_id DESC, id DESC LIMIT 1"
+    )
+    assert newest == "BUSY"
+
+
+def test_a_state_that_is_newer_than_the_backup_misses_nothing(table, clusters):
+    """Only the database's machine was lost: its backup lacks what was counted already."""
+    read, copy, restore = clusters
+    read(table)
+    table.write("ANSWERED")
+    read(table)
+    backup = copy(table)
+    spend(table, 10**6)
+    table.write("BUSY", "BUSY")
+    assert read(table) == {"ANSWERED": 1, "BUSY": 2}
+    second = restore(backup)
+    second.write("FAILED")
+    assert read(second) == {"ANSWERED": 1, "BUSY": 2, "FAILED": 1}
+    spend(second, 10**6)
+    second.write("FAILED")
+    assert read(second) == {"ANSWERED": 1, "BUSY": 2, "FAILED": 2}
+    # the same old backup once more: it does not know the cluster that the cursor is from
+    third = restore(backup)
+    third.write("CANCEL")
+    assert read(third) == {"ANSWERED": 1, "BUSY": 2, "FAILED": 2, "CANCEL": 1}
+
+
+def test_a_database_in_its_cluster_is_left_alone(table):
+    table.execute("SELECT cdr_continue()")
+    before = table.execute("TABLE cdr_cluster")
+    assert [begins for begins, *_ in before] == [0]
+    table.write("ANSWERED")
+    table.execute("SELECT cdr_continue()")
+    assert table.execute("TABLE cdr_cluster") == before
+    [(same,)] = table.execute("SELECT transaction_id::text::xid = xmin FROM cdr")
+    assert same
+
+
 def call_records(*dispositions: str, linkedid: str = "a") -> list[dict]:
     """Return records of an inbound call's first channel that ended just now."""
     return [

@@ -16,7 +16,7 @@ LATE_SECONDS = 30.0
 STUCK_SECONDS = 300.0
 _UNSETTLED = """
 SELECT count(*) FROM cdr WHERE system_name = %s AND imported_at IS NULL
-AND transaction_id >= pg_snapshot_xmin(pg_current_snapshot())
+AND transaction_id >= cdr_transaction(pg_snapshot_xmin(pg_current_snapshot()))
 """
 _OPEN = (
     "As the database's administrator look who it is: SELECT pid, usename, xact_start, query FROM "

@@ -17,7 +17,11 @@ records that began before a time were written below a transaction; who has read 
 new there. A record that comes late takes that word back in its own transaction, so whatever is
 below ``pg_snapshot_xmin`` is in the word that is read with it.
 
-On its very first start, and when the cursor belongs to another database (restored, moved, reset:
+A database that was restored goes on: its records keep their transaction ids, and those of the new
+cluster are shifted above them (``cdr_transaction``, migration 0005). So the cursor finds its place
+again, in the restored records as well as behind them.
+
+On its very first start, and when the cursor belongs to another database (moved by hand, reset:
 transaction ids begin anew there), reading begins "now", which the log says. Rows that were
 imported (``imported_at``) are history that other programs count; they are never read.
 """
@@ -45,18 +49,27 @@ log = logging.getLogger(__name__)
 _IDENTITY = """
 SELECT (SELECT system_identifier FROM pg_control_system())::text AS system,
        (SELECT oid FROM pg_database WHERE datname = current_database())::text AS database,
-       pg_snapshot_xmin(pg_current_snapshot())::text AS xmin,
-       pg_snapshot_xmax(pg_current_snapshot())::text AS xmax
+       cdr_transaction(pg_snapshot_xmin(pg_current_snapshot()))::text AS xmin,
+       cdr_transaction(pg_snapshot_xmax(pg_current_snapshot()))::text AS xmax,
+       (SELECT begins FROM cdr_here)
 """
 # Rows of a transaction that has not begun yet were restored from another cluster: never ours.
 _RESTORED = """
 SELECT coalesce(max(id), 0) AS floor FROM cdr
-WHERE system_name = %(system)s AND transaction_id >= pg_snapshot_xmax(pg_current_snapshot())
+WHERE system_name = %(system)s
+  AND transaction_id >= cdr_transaction(pg_snapshot_xmax(pg_current_snapshot()))
   AND imported_at IS NULL
 """
-_CLOCK = "SELECT extract(epoch FROM now())::float8 AS clock, pg_current_xact_id()::text"
+_KNOWN = """
+SELECT EXISTS (SELECT FROM cdr_cluster WHERE system = %(system)s AND database = %(database)s::oid)
+       AS is_known
+"""
+_CLOCK = """
+SELECT extract(epoch FROM now())::float8 AS clock, cdr_transaction(pg_current_xact_id())::text
+"""
 _HORIZON = """
-SELECT extract(epoch FROM now())::float8 AS clock, pg_snapshot_xmin(pg_current_snapshot())::text,
+SELECT extract(epoch FROM now())::float8 AS clock,
+       cdr_transaction(pg_snapshot_xmin(pg_current_snapshot()))::text,
        coalesce((SELECT before FROM cdr_settled WHERE transaction_id <= %(read_below)s::xid8),
                 '-infinity')::text AS begun_since
 """
@@ -259,15 +272,29 @@ class PostgresqlSource:
         """
         self._counter.load()
         (row,) = self._ask(_IDENTITY)
-        system, database, xmin, xmax = row.values()
+        system, database, xmin, xmax, begins = row.values()
         old = self.position
-        if old is None or not _belongs(old, system, database, int(xmax)):
+        if old is not None and begins and (old.system, old.database) != (system, database):
+            self._go_on(old, system, database, begins)
+        elif old is None or not _belongs(old, system, database, int(xmax)):
             begin = 0 if backfill else int(xmin)
             (restored,) = self._ask(_RESTORED, system=self._system_name)
             floor = restored["floor"]
             self._apply(Position(system, database, begin, 0, floor, self.last_record), [])
             if old is None:
                 log.info("%s: first start, counting begins %s", NAME, _when(backfill))
+
+    def _go_on(self, old: Position, system: str, database: str, begins: int) -> None:
+        """Take up the cursor in a restored database, whose new ids are above ``begins``.
+
+        A cursor of a cluster that it never was in has seen more than the backup: of what was
+        restored nothing is missing.
+        """
+        (row,) = self._ask(_KNOWN, system=old.system, database=old.database)
+        transaction_id, row_id = (old.transaction_id, old.id) if row["is_known"] else (begins, 0)
+        log.warning("%s: the database was restored; counting goes on where it was", NAME)
+        here = replace(old, system=system, database=database)
+        self._apply(replace(here, transaction_id=transaction_id, id=row_id), [])
 
     def read(self) -> bool:
         """Count the next settled records and move the cursor. Raises SourceError."""
