@@ -8,7 +8,7 @@ import yaml
 from scripts import load
 
 ROLES = Path(__file__).parents[2] / "roles"
-TABLE = yaml.safe_load((ROLES / "pbx" / "vars" / "option_versions.yml").read_text())
+TABLE = yaml.safe_load((ROLES / "pbx" / "vars" / "main.yml").read_text())["_pbx_option_versions"]
 _module = load("roles/pbx/filter_plugins/pbx_versions.py")
 
 INSTALLED = "Asterisk 16.28.0~dfsg-0+deb11u4"

@@ -43,7 +43,7 @@ def pbx_unknown_options(
     """Return a sentence for each option that Asterisk of this version would not load a file with.
 
     `version` is a text with the version in it; where it has none, nothing is known to be wrong.
-    `table`: vars/option_versions.yml.
+    `table`: the versions by option, by kind of object.
     """
     target = parse(version)
     return [
