@@ -31,7 +31,7 @@ def manager(lab: Lab) -> Iterator[Change]:
 
     lab.run(f"cp -p {MANAGER} /run/manager.conf")
     yield change
-    lab.run(f"cp -p /run/manager.conf {MANAGER}")
+    lab.run(f"mv /run/manager.conf {MANAGER}")
     lab.asterisk("manager reload")
     wait_until(lambda: lab.exec("asterisk-exporter check").returncode == 0, 10, "a healthy lab")
 
