@@ -297,7 +297,7 @@ def test_queue_statistics(tasks: Tasks) -> None:
     query = f"SELECT linkedid FROM cdr WHERE src = '{CALLER}' ORDER BY id DESC LIMIT 1"
     before = lab.sql(query)
     with ThreadPoolExecutor() as pool:
-        # Without --foreground timeout tells the process group too: a second Ctrl-C, into the end of the first.
+        # Without --foreground the process group is told too: a second Ctrl-C, after the first.
         ctrl_c = "timeout --foreground --preserve-status -s INT 9"
         watched = pool.submit(tasks.command, watch, ctrl_c)
         with tasks.change(now, "asterisk_queue_calls_offered_total", 1, queue="sales"):
