@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -76,3 +77,19 @@ def test_served_while_asterisk_is_down(serve, config_file, free_port, more):
     body = serve(config_file(free_port(), more)).get()
     assert "\nasterisk_up 0.0\n" in body
     assert (f'{SIZE}{{path="/"}} ' in body) == bool(more)
+
+
+def test_two_scrapes_at_once(monkeypatch, tmp_path):
+    """One creates the thread that asks while the other looks for its answer."""
+    start = threading.Thread.start
+
+    def start_slowly(thread):
+        if thread.name == "statvfs":
+            time.sleep(0.05)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
+    collector = FilesystemCollector([str(tmp_path)])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: samples(collector), range(4)))
+    assert all((SIZE, str(tmp_path)) in one for one in found)

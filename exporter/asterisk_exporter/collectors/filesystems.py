@@ -55,6 +55,7 @@ class _Look:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._found: os.statvfs_result | None = None
         self._error = ""
@@ -62,9 +63,12 @@ class _Look:
 
     def start(self) -> None:
         """Ask, unless an earlier question is still open."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._ask, name="statvfs", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._ask, name="statvfs", daemon=True)
+                thread.start()
+                # Only now: another scrape joins whatever thread is here.
+                self._thread = thread
 
     def _ask(self) -> None:
         try:
