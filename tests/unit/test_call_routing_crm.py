@@ -270,7 +270,7 @@ def test_a_dead_crm_soon_costs_a_caller_nothing_and_one_that_is_back_is_noticed(
         assert call(router, said)["ROUTE_RESULT"] == "timeout"
     began = time.monotonic()
     assert call(router, said)["ROUTE_RESULT"] == "error"
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < DEADLINE
     assert sum("no longer wait" in text for text in said) == 1
     router._client = Client(f"{hostile}/good", hostile_crm.TOKEN)
     router.try_again()

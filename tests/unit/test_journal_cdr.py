@@ -669,7 +669,7 @@ def test_a_database_that_hangs_delays_nobody(table, store, cluster):
         began = time.monotonic()
         assert samples(journal)["asterisk_cdr_records_total[ANSWERED]"] == 1
         journal.stop(0.2)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2
         with pytest.raises(TimeoutError, match="no answer within"):
             newest_record_age(table.database, "pbx1", 0.5)
     finally:
