@@ -20,7 +20,9 @@ def test_lab_passes_a_firewall_that_drops_and_leaves_it_as_it_was(tmp_path: Path
         set -e
         exec 2>&1
         export PATH="{ROOT}/.venv/bin:$PATH"
-        export lab="-e lab_directory={tmp_path}"
+        export lab="-e lab_clone={tmp_path}"
+        destroy="ansible-playbook playbooks/lab/destroy.yml $lab"
+        mkdir {tmp_path}/.lab
         create="ansible-playbook playbooks/lab/create.yml --tags network $lab"
         nft -f {tmp_path}/firewall.nft
         nft list ruleset >{tmp_path}/before
@@ -30,7 +32,18 @@ def test_lab_passes_a_firewall_that_drops_and_leaves_it_as_it_was(tmp_path: Path
         $create | grep changed=0
         nft list chain ip filter FORWARD | cmp - {tmp_path}/during
         cat /sys/class/net/pbxlab0/ifalias
-        ansible-playbook playbooks/lab/destroy.yml $lab
+
+        # A site goes, and the network stays for the machine of another.
+        sites={tmp_path}/.lab/sites
+        bash -c "exec -a 'systemd-nspawn --directory=$sites/other/machines/m' sleep 60" &
+        mkdir -p $sites/one/ssh
+        $destroy -e lab_directory=$sites/one
+        [ ! -e $sites/one ]
+        nft list chain ip filter FORWARD | cmp - {tmp_path}/during
+        ip link show pbxlab0
+        kill $!
+
+        $destroy
         nft list ruleset >{tmp_path}/after
         cat /proc/sys/net/ipv4/ip_forward >>{tmp_path}/after
         ip link show pbxlab0 && exit 1
