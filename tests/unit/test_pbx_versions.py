@@ -63,6 +63,17 @@ def test_trunks_and_transports_too():
     assert _module.pbx_unknown_options(settings, "20.8.0", TABLE) == []
 
 
+def test_queues_and_what_all_of_them_share():
+    settings = {
+        "pbx_queues": [{}, {"options": {"periodic-announce-startdelay": 30, "weight": 2}}],
+        "pbx_queue_general_options": {"log-caller-id-name": True, "persistentmembers": True},
+    }
+    of_queue, of_all = _module.pbx_unknown_options(settings, INSTALLED, TABLE)
+    assert of_queue.startswith("pbx_queues[1].options.periodic-announce-startdelay came with")
+    assert of_all.startswith("pbx_queue_general_options.log-caller-id-name came with")
+    assert _module.pbx_unknown_options(settings, "22.4.0", TABLE) == []
+
+
 def test_the_table_is_versions():
     for options in TABLE.values():
         for since in options.values():

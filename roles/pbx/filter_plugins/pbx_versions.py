@@ -10,7 +10,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 #: Variables with free options, and the kind of object that these are of.
-OBJECTS = {"pbx_phones": "endpoint", "pbx_trunks": "endpoint", "pbx_transports": "transport"}
+OBJECTS = {
+    "pbx_phones": "endpoint",
+    "pbx_trunks": "endpoint",
+    "pbx_transports": "transport",
+    "pbx_queues": "queue",
+}
 
 Version = tuple[int, ...]
 
@@ -35,6 +40,8 @@ def options(settings: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         for i, item in enumerate(settings.get(name) or []):
             for option in item.get("options") or {}:
                 yield f"{name}[{i}].options", kind, str(option)
+    for option in settings.get("pbx_queue_general_options") or {}:
+        yield "pbx_queue_general_options", "queues", str(option)
 
 
 def pbx_unknown_options(
