@@ -42,7 +42,7 @@ def answer(lab: Lab, status: int) -> None:
 
 @pytest.fixture(scope="module")
 def converged(lab: Lab) -> Iterator[str]:
-    """A store that takes everything, and Prometheus that sends there. Gives what Ansible printed."""
+    """A store that takes all, and Prometheus that sends there. Gives what Ansible printed."""
     before = lab.run("cat /etc/prometheus/prometheus.yml")
     answer(lab, 204)
     lab.run("cat >/run/lab-store.py; : >/run/lab-store", stdin=SERVER)
@@ -60,15 +60,15 @@ def converged(lab: Lab) -> Iterator[str]:
     assert lab.run(f"ls {FOLDER}") == ""
 
 
-def test_the_store_gets_samples_and_its_password_is_shown_nowhere(
-    lab: Lab, converged: str
-) -> None:
+def test_the_store_gets_samples_and_its_password_is_shown_nowhere(lab: Lab, converged: str) -> None:
     login = base64.b64encode(f"pbx:{PASSWORD}".encode()).decode()
     wait_until(lambda: lab.run("cat /run/lab-store").strip() == f"Basic {login}", 30, "samples")
     shown = lab.run("cat /etc/prometheus/prometheus.yml; ps -ewwo args; journalctl -u prometheus")
     assert PASSWORD not in shown + lab.get(f"{lab.url('prometheus')}/api/v1/status/config")
     assert PASSWORD not in converged
-    of_the_file = lab.run(f"stat -c '%U %G %a' {FOLDER}/store-password; cat {FOLDER}/store-password")
+    of_the_file = lab.run(
+        f"stat -c '%U %G %a' {FOLDER}/store-password; cat {FOLDER}/store-password"
+    )
     assert of_the_file == f"root prometheus 640\n{PASSWORD}"
 
 

@@ -71,8 +71,8 @@ asterisk_exporter_tls: true
 asterisk_exporter_users: [{name: prometheus, password: "SECRET"}]
 prometheus_exporter_password: "SECRET"
 prometheus_remote_write:
-  - {name: one, url: "https://a.example.com/api/v1/write", basic_auth: {username: pbx, password: "SECRET"}}
-  - {name: two, url: "https://b.example.com/api/v1/write", authorization: {credentials: "SECRET"}}
+  - {name: one, url: "https://a.example.com/", basic_auth: {username: me, password: "SECRET"}}
+  - {name: two, url: "https://b.example.com/", authorization: {credentials: "SECRET"}}
 asterisk_exporter_ami_secret: "SECRET"
 asterisk_exporter_events_secret: "SECRET"
 asterisk_exporter_control_secret: "SECRET"

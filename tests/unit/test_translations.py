@@ -15,7 +15,8 @@ TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 # Names and commands that are written in Latin letters in Russian, too.
 LATIN = re.compile(
     r"journalctl -u [a-z-]+( --since -\w+| -n 20| \|)|systemctl status [a-z-]+|ssh|ping|mtr"
-    r"""| \| grep -i (rule|remote)|grep (-E )?"[a-z ()|]+"( /var/log/asterisk/messages.log \| tail)?"""
+    r"""| \| grep -i (rule|remote)"""
+    r"""|grep (-E )?"[a-z ()|]+"( /var/log/asterisk/messages.log \| tail)?"""
     r"""|asterisk -rx ("[a-z ]+"|'[a-z ]+')"""
     r"|du -xh --max-depth=2 /var/spool/asterisk \| sort -h \| tail|/etc/asterisk/manager.conf"
     r"|tail -n \d+ /var/log/asterisk/(queue_log|messages.log)|df /var/log|write = reporting"

@@ -670,6 +670,30 @@ def manager_sockets(settings: dict[str, Any], problems: Problems) -> None:
         )
 
 
+def metrics(settings: dict[str, Any], problems: Problems) -> None:
+    """Check where Asterisk's own metrics are served: beyond loopback with TLS and a user only."""
+    listens = settings.get("pbx_prometheus_address")
+    if not listens:
+        return
+    problems.number("pbx_prometheus_port", settings.get("pbx_prometheus_port"), 1024, 65535)
+    user = settings.get("pbx_prometheus_username")
+    if user:
+        problems.match(
+            "pbx_prometheus_username", user, OBJECT_NAME, "give letters, digits, _ and -"
+        )
+        secret("pbx_prometheus_password", settings.get("pbx_prometheus_password"), 16, problems)
+    if not address(listens):
+        problems.add("pbx_prometheus_address", listens, "give an address of this host")
+    elif not (
+        ipaddress.ip_address(listens).is_loopback or (settings.get("pbx_prometheus_tls") and user)
+    ):
+        problems.add(
+            "pbx_prometheus_address",
+            listens,
+            "beyond loopback it needs pbx_prometheus_tls: true and pbx_prometheus_username",
+        )
+
+
 def simple_values(settings: dict[str, Any], problems: Problems) -> None:
     """Check the variables that hold one value."""
     word = re.compile(r"[^\s=]+")
@@ -759,6 +783,7 @@ def pbx_problems(settings: dict[str, Any]) -> list[str]:
         routes,
         conferences,
         manager,
+        metrics,
     ):
         check(settings, problems)
     return problems.found
