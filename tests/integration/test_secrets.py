@@ -69,6 +69,8 @@ cdr_database_importer_password: "SECRET"
 call_routing_crm_token: "SECRET"
 asterisk_exporter_tls: true
 asterisk_exporter_users: [{name: prometheus, password: "SECRET"}]
+pbx_prometheus_address: 127.0.0.1
+pbx_prometheus_password: "SECRET"
 prometheus_exporter_password: "SECRET"
 prometheus_remote_write:
   - {name: one, url: "https://a.example.com/", basic_auth: {username: me, password: "SECRET"}}

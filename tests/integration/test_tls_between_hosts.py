@@ -1,4 +1,5 @@
-"""/metrics and PostgreSQL as other hosts reach them: over TLS, checked, and with passwords.
+"""/metrics, Asterisk's own metrics and PostgreSQL as other hosts reach them: over TLS, checked,
+and with passwords.
 
 One converge turns both on and one puts the lab back; the machine's own address on the bridge is
 another host's to all of them.
@@ -27,6 +28,7 @@ REMOTE = {
     "cdr_database_clients": [f"{ADDRESS}/32"],
     "pbx_cdr_pgsql_host": ADDRESS,
     "asterisk_exporter_cdr_host": ADDRESS,
+    "pbx_prometheus_address": ADDRESS,
     "asterisk_exporter_tls": True,
     "asterisk_exporter_users": [
         {"name": "prometheus"},
@@ -52,6 +54,10 @@ def remote(lab: Lab) -> Iterator[str]:
     yield made.stdout
     back = lab.playbook("site.yml", "--tags", TAGS)
     assert back.returncode == 0, back.stdout + back.stderr
+    left = lab.exec(
+        "ls /etc/asterisk/http.conf /etc/asterisk/prometheus.conf; ss -Htln sport = 8088"
+    )
+    assert left.stdout == ""
     (SECRETS / "metrics-prometheus").unlink()
     lab.run("rm /etc/asterisk-exporter/metrics-password")
     up = 'up{job="asterisk"} == 1 and time() - timestamp(up{job="asterisk"}) < 10'
@@ -63,9 +69,11 @@ def trusting(ca: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(ca))
 
 
-def status(path: str, tls: ssl.SSLContext, user: str = "", password: str = "") -> int:
-    """Return how the exporter answers this host."""
-    request = urllib.request.Request(f"https://{ADDRESS}:9739{path}")
+def status(
+    path: str, tls: ssl.SSLContext, user: str = "", password: str = "", port: int = 9739
+) -> int:
+    """Return how the exporter answers this host, or what else listens."""
+    request = urllib.request.Request(f"https://{ADDRESS}:{port}{path}")
     if user:
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {login}")
@@ -166,6 +174,38 @@ def test_a_second_run_changes_nothing(lab: Lab) -> None:
     again = lab.playbook("site.yml", "--check", "--tags", TAGS, "-e", json.dumps(REMOTE))
     assert again.returncode == 0, again.stdout + again.stderr
     assert changed(again.stdout) == 0, again.stdout
+
+
+# --- Asterisk's own metrics
+
+
+def test_asterisks_own_metrics_are_for_prometheus_alone(lab: Lab) -> None:
+    tls = trusting(SECRETS / "tls-ca.pem")
+    password = (SECRETS / "metrics-prometheus").read_text().strip()
+    assert "Running" in lab.asterisk("module show like res_prometheus")
+    assert status("/metrics", tls, port=8088) == 401
+    assert status("/metrics", tls, "prometheus", "guessed", 8088) == 401
+    assert status("/metrics", tls, "prometheus", password, 8088) == 200
+    assert status("/httpstatus", tls, "prometheus", password, 8088) == 404
+    with pytest.raises((urllib.error.URLError, ConnectionError)):
+        urllib.request.urlopen(f"http://{ADDRESS}:8088/metrics", timeout=2)
+
+
+def test_no_series_of_prometheus_names_a_call(lab: Lab) -> None:
+    job = 'job="res_prometheus"'
+    lab.run("(lab-call provider +4915550078 +493055503 12 >/dev/null 2>&1 &)")
+    wait_until(lambda: lab.prometheus(f"asterisk_channels_count{{{job}}}") == 2, 30, "a call")
+    kept, scraped = (
+        lab.prometheus(f"scrape_samples_{name}{{{job}}}") or 0
+        for name in ("post_metric_relabeling", "scraped")
+    )
+    # two figures of each of two channels, and one of their bridge
+    assert scraped - kept == 5
+    uniqueid = lab.run("hostname").strip() + "-[0-9]+[.][0-9]+"
+    labels = ("id", "name", "linkedid")
+    named = " or ".join(f'{{{job}, {label}=~"{uniqueid}|PJSIP/.*-.*"}}' for label in labels)
+    assert lab.prometheus(f"count({named})") is None
+    assert lab.prometheus(f'count({{{job}, __name__=~"asterisk_endpoints_.+", id!=""}})') == 14
 
 
 # --- PostgreSQL

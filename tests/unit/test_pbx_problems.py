@@ -471,6 +471,37 @@ def test_ami_without_tls_is_for_this_machine_alone(settings, address):
     assert "other machines reach pbx_manager_tls_address" in one_problem(settings)
 
 
+def test_asterisks_own_metrics_without_tls_are_for_this_machine_alone(settings):
+    settings.update(pbx_prometheus_address="127.0.0.1", pbx_prometheus_username="")
+    settings.update(pbx_prometheus_tls=False)
+    assert pbx_problems(settings) == []
+    for given in ({}, {"pbx_prometheus_tls": True}):
+        settings.update(given, pbx_prometheus_address="192.0.2.11")
+        assert "beyond loopback it needs pbx_prometheus_tls" in one_problem(settings)
+    settings.update(pbx_prometheus_username="prometheus", pbx_prometheus_password="x" * 32)
+    assert pbx_problems(settings) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (
+            {"pbx_prometheus_address": "pbx.example"},
+            "pbx_prometheus_address is 'pbx.example': give",
+        ),
+        ({"pbx_prometheus_port": 80}, "pbx_prometheus_port is 80"),
+        ({"pbx_prometheus_username": "a b"}, "pbx_prometheus_username is 'a b'"),
+        ({"pbx_prometheus_password": "s3cret"}, "pbx_prometheus_password has 6 characters"),
+    ],
+)
+def test_metrics_that_cannot_be_served_so(settings, changed, says):
+    settings.update(pbx_prometheus_address="::1", pbx_prometheus_username="prometheus")
+    settings.update({"pbx_prometheus_password": "x" * 16, **changed})
+    problem = one_problem(settings)
+    assert says in problem
+    assert "s3cret" not in problem
+
+
 @pytest.mark.parametrize("name", ["general", "a b", "[x]", "1"])
 def test_manager_names(settings, name):
     settings["pbx_manager_users"][name] = {"permit": ["127.0.0.1"]}
