@@ -1,0 +1,33 @@
+"""What the playbooks promise, as far as it is to be read there."""
+
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plays(name):
+    return yaml.safe_load((ROOT / "playbooks" / f"{name}.yml").read_text())
+
+
+def tasks_of(play):
+    """All tasks of a play, those in blocks too."""
+    waiting = list(play.get("tasks", []))
+    while waiting:
+        task = waiting.pop(0)
+        waiting += task.get("block", [])
+        yield task
+
+
+def imported(play):
+    """The entry points of roles that a play imports: (role, tasks_from)."""
+    calls = [task.get("ansible.builtin.import_role") for task in tasks_of(play)]
+    return [(call["name"], call.get("tasks_from", "main")) for call in calls if call]
+
+
+def test_asterisk_is_stopped_on_one_pbx_after_the_other():
+    stopping = [play for play in plays("upgrade") if ("asterisk", "upgrade") in imported(play)]
+    assert [play["serial"] for play in stopping] == [1]
+    # a failed task is a failed batch, and with it the end of the run
+    assert not any("ignore_errors" in task for play in stopping for task in tasks_of(play))
