@@ -740,6 +740,25 @@ def overview() -> dashboard.Dashboard:
             every="10m",
             colors={"^inbound$": OFFERED, "^outbound$": NEUTRAL, "^internal$": QUIET},
         ),
+        "Which PBX?",
+        series(
+            "Calls by PBX",
+            "Calls an hour that ended, of each PBX.",
+            Query(per_hour("asterisk_calls_total", "instance"), "{{instance}}"),
+            unit="suffix: /h",
+            bars=True,
+            every="10m",
+        ),
+        series(
+            "Service level by PBX",
+            "Of all queues of a PBX, over an hour: answered in service level / (offered - short"
+            " abandoned). Dashed: of all PBXs, whatever is chosen above.",
+            Query(f"instance:asterisk_queue_service_level:ratio_rate1h{{{PBX}}}", "{{instance}}"),
+            Query("job:asterisk_queue_service_level:ratio_rate1h", "all PBXs"),
+            unit="percentunit",
+            top=1,
+            dashed="^all PBXs$",
+        ),
         start="now/d",
     )
 

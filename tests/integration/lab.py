@@ -20,12 +20,16 @@ T = TypeVar("T")
 
 
 class Lab:
-    """What the tests do with the lab machine; commands go through ``./appliance exec``."""
+    """What the tests do with a lab machine; commands go through ``./appliance exec``."""
+
+    def __init__(self, host: str = HOST, site: str = "lab") -> None:
+        self.host = host
+        self.site = site
 
     def exec(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a shell command as root and return its result, whatever it is."""
         return subprocess.run(
-            [ROOT / "appliance", "exec", HOST, "--", "sh", "-c", command],
+            [ROOT / "appliance", "exec", self.host, "--", "sh", "-c", command],
             input=stdin,
             capture_output=True,
             text=True,
@@ -52,7 +56,10 @@ class Lab:
     def url(self, name: str) -> str:
         """Return the address of a web page, as ``./appliance url`` prints it."""
         return subprocess.run(
-            [ROOT / "appliance", "url", name], capture_output=True, text=True, check=True
+            [ROOT / "appliance", "url", "--site", self.site, name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
 
     def get(self, url: str) -> str:
@@ -85,7 +92,7 @@ class Lab:
         if "--tags" in arguments:
             arguments += ("--skip-tags", "preflight")
         return subprocess.run(
-            [ROOT / ".venv/bin/ansible-playbook", *arguments],
+            [ROOT / ".venv/bin/ansible-playbook", "-i", f"inventory/{self.site}", *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -34,8 +34,13 @@ def test_exec_passes_everything_through() -> None:
         (("exec", "pbx1", "true"), "usage: ./appliance exec HOST -- CMD"),
         (("url", "grafana"), "there is no address named 'grafana'"),
         (("url",), "usage: ./appliance url NAME"),
+        (("up", "--site", "mars"), "there is no site 'mars'; there is: lab fleet"),
+        (("url", "--site"), "usage: ./appliance url --site NAME"),
         (("fly",), "there is no command 'fly'"),
-        (("test", "unit", "fly"), "the tests have no part 'fly'; there is: lint unit integration"),
+        (
+            ("test", "unit", "fly"),
+            "the tests have no part 'fly'; there is: lint unit integration fleet",
+        ),
     ],
 )
 @pytest.mark.usefixtures("lab")

@@ -30,6 +30,7 @@ EXAMPLE = ROOT / "inventory" / "example"
         ("pbx1.example.net", "fail2ban_ignoreip", ["198.51.100.10", "198.51.100.11"]),
         ("db1.example.net", "firewall_rules", [{"port": 5432, "sources": ["192.0.2.11/32"]}]),
         ("mon1.example.net", "prometheus_exporter_targets", ["192.0.2.11:9739"]),
+        ("mon1.example.net", "prometheus_exporter_names", {"192.0.2.11": "pbx1.example.net"}),
         ("mon1.example.net", "prometheus_certificate_targets", ["192.0.2.11:9739"]),
     ],
 )

@@ -23,9 +23,9 @@ HEADER = """\
 # Made by files/generate_recording_rules.py; edit there. Tested by tests/rules/recording.yml.
 #
 # level:metric:operations. Levels: queue is (job, instance, queue); instance is (job, instance), all
-# queues of a PBX; member and trunk likewise. Every ratio is one of sums. What is divided by is
-# compared with half a call in the window first, since rate() is rounded: nothing offered gives
-# no value, neither 0 % nor 100 %.
+# queues of a PBX; job is all PBXs; member and trunk likewise. Every ratio is one of sums. What is
+# divided by is compared with half a call in the window first, since rate() is rounded: nothing
+# offered gives no value, neither 0 % nor 100 %.
 #
 # A call is offered when it enters the queue and answered later, so over a short window a ratio
 # could pass 1 (clamped), and those who wait right now count as not answered yet.
@@ -42,7 +42,9 @@ SUMMED = (
 #: The exits that app_queue counts as Abandoned.
 ABANDONED = "abandoned|timeout|empty|withdrawn|incompatible"
 QUEUE = "job, instance, queue"
-LEVELS = (("queue", QUEUE), ("instance", "job, instance"))
+#: Levels above the queue: a PBX, and all PBXs.
+TOTALS = (("instance", "job, instance"), ("job", "job"))
+LEVELS = (("queue", QUEUE), *TOTALS)
 
 
 def rule(record: str, expr: str) -> str:
@@ -103,15 +105,15 @@ sum by ({QUEUE}) (
   or
 0 * sum by ({QUEUE}) ({level})""",
     )
-    for metric in SUMMED:
+    for level, by in TOTALS:
+        for metric in SUMMED:
+            yield rule(
+                f"{level}:{metric}:rate{window}", f"sum by ({by}) (queue:{metric}:rate{window})"
+            )
         yield rule(
-            f"instance:{metric}:rate{window}",
-            f"sum by (job, instance) (queue:{metric}:rate{window})",
+            f"{level}_reason:{unanswered}:rate{window}",
+            f"sum by ({by}, reason) (queue_reason:{unanswered}:rate{window})",
         )
-    yield rule(
-        f"instance_reason:{unanswered}:rate{window}",
-        f"sum by (job, instance, reason) (queue_reason:{unanswered}:rate{window})",
-    )
 
 
 def service_levels(window: str, least: str) -> Iterator[str]:
@@ -188,11 +190,11 @@ def times(window: str, least: str) -> Iterator[str]:
         f"member:asterisk_queue_agent_occupancy:ratio_rate{window}",
         f"clamp_max({talking} / ({ready} > 0), 1)",
     )
-    yield rule(
-        f"instance:asterisk_queue_agent_occupancy:ratio_rate{window}",
-        f"clamp_max(\n  sum by (job, instance) ({talking})\n"
-        f"    / (sum by (job, instance) ({ready}) > 0), 1)",
-    )
+    for level, by in TOTALS:
+        yield rule(
+            f"{level}:asterisk_queue_agent_occupancy:ratio_rate{window}",
+            f"clamp_max(\n  sum by ({by}) ({talking})\n    / (sum by ({by}) ({ready}) > 0), 1)",
+        )
 
 
 def trunks(window: str, least: str) -> Iterator[str]:
