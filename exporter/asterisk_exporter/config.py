@@ -318,6 +318,7 @@ class Config(Section):
     """The whole file; every key has a default.
 
     ``filesystems``: paths; the file system of each has its size and free space measured.
+    ``realtime_file``: what asterisk-realtime writes when the database answers; null: no realtime.
     """
 
     listen: Listen = Listen()
@@ -335,6 +336,7 @@ class Config(Section):
     importer: Importer = Importer()
     notifier: Optional[Notifier] = None
     filesystems: list[str] = ["/var/spool/asterisk"]
+    realtime_file: Optional[str] = Field(default=None, pattern="^/")
     wallboard: Wallboard = Wallboard()
     doctor: Doctor = Doctor()
 

@@ -63,9 +63,12 @@ pbx_voicemail_boxes: [{box: "100", pin: "PIN"}]
 pbx_conferences: [{extension: "8000", name: team, pin: "PIN"}]
 pbx_manager_users: {exporter: {write: [reporting], permit: [127.0.0.1/32], secret: "SECRET"}}
 pbx_cdr_pgsql_password: "SECRET"
+pbx_realtime: true
+pbx_realtime_password: "SECRET"
 cdr_database_asterisk_password: "SECRET"
 cdr_database_exporter_password: "SECRET"
 cdr_database_importer_password: "SECRET"
+cdr_database_realtime_password: "SECRET"
 call_routing_crm_token: "SECRET"
 asterisk_exporter_tls: true
 asterisk_exporter_users: [{name: prometheus, password: "SECRET"}]

@@ -199,6 +199,7 @@ def test_voicemail_extension(settings):
         ("extension:199", "there is no extension '199'"),
         ("voicemail:999", "there is no voicemail '999'"),
         ("conference:8001", "there is no conference '8001'"),
+        ("realtime:610", "numbers in the database need pbx_realtime: true"),
         ("support", "give default, queue:NAME"),
         ("outbound:0900", "give default, queue:NAME"),
         (None, "give default, queue:NAME"),
@@ -209,6 +210,34 @@ def test_a_route_leads_somewhere(settings, to, why):
     said = one_problem(settings)
     assert said.startswith("pbx_inbound_routes[0].to is ")
     assert why in said
+
+
+def test_a_route_leads_to_a_number_in_the_database(settings):
+    settings |= {"pbx_realtime": True, "pbx_realtime_database_host": "db1"}
+    settings["pbx_inbound_routes"][0]["to"] = "realtime:610"
+    assert pbx_problems(settings) == []
+
+
+@pytest.mark.parametrize("number", ["", "6", "12345678901", "20&PJSIP/30", "alice"])
+def test_such_a_number_is_digits(settings, number):
+    settings |= {"pbx_realtime": True, "pbx_realtime_database_host": "db1"}
+    settings["pbx_inbound_routes"][0]["to"] = f"realtime:{number}"
+    assert "two to ten digits" in one_problem(settings)
+
+
+def test_realtime_knows_where_its_tables_are_made(settings):
+    settings |= {"pbx_realtime": True, "pbx_realtime_database_host": ""}
+    settings["pbx_cdr_pgsql_host"] = "db.example.net"
+    said = one_problem(settings)
+    assert said.startswith("pbx_realtime_database_host is ''")
+    assert "db.example.net" in said
+
+
+def test_the_password_of_realtime_is_long_and_not_shown(settings):
+    settings["pbx_realtime_password"] = "tooshort"
+    said = one_problem(settings)
+    assert said.startswith("pbx_realtime_password has 8 characters")
+    assert "tooshort" not in said
 
 
 @pytest.mark.parametrize("did", ["", "s", "_.", "_!", "_[12", "_[]1", "_1.2", "12 34", "h", None])

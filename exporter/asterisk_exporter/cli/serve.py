@@ -25,6 +25,7 @@ from asterisk_exporter.cli.common import config_option, log_level_option, log_to
 from asterisk_exporter.collectors import all_collectors
 from asterisk_exporter.collectors.filesystems import FilesystemCollector
 from asterisk_exporter.collectors.queues import queue_params
+from asterisk_exporter.collectors.realtime import RealtimeCollector
 from asterisk_exporter.events import EventCollector
 from asterisk_exporter.journal import visits
 from asterisk_exporter.journal.cdr import CdrCounter
@@ -92,6 +93,8 @@ def serve(  # noqa: PLR0913 - one parameter an option
     GCCollector(registry=registry)
     registry.register(_collector(settings, session, journals))
     registry.register(FilesystemCollector(settings.filesystems))
+    if settings.realtime_file is not None:
+        registry.register(RealtimeCollector(settings.realtime_file))
     background: list[_Background] = [*journals.all]
     if settings.notifier is not None:
         state_directory = settings.notifier.state_directory

@@ -43,7 +43,7 @@ MANAGER_CLASSES = (
     "message",
     "all",
 )
-SECRET_KEYS = ("secret", "pin", "pbx_cdr_pgsql_password")
+SECRET_KEYS = ("secret", "pin", "pbx_cdr_pgsql_password", "pbx_realtime_password")
 SECRET_LENGTH = 16
 
 EXTENSION = re.compile(r"[0-9]{2,10}")
@@ -414,7 +414,8 @@ def transport_files(where: str, transport: dict[str, Any], problems: Problems) -
 # --- queues -------------------------------------------------------------------------------------
 
 DESTINATIONS = (
-    "give default, queue:NAME, extension:NUMBER, voicemail:BOX, conference:NUMBER or hangup"
+    "give default, queue:NAME, extension:NUMBER, voicemail:BOX, conference:NUMBER, hangup, or"
+    " realtime:NUMBER with pbx_realtime"
 )
 QUEUE_NUMBERS = {
     "timeout": (1, 3600),
@@ -529,6 +530,9 @@ def destination(where: str, value: Any, settings: dict[str, Any], problems: Prob
     kind, _, name = str(value).partition(":")
     if value in ("default", "hangup"):
         return
+    if kind == "realtime":
+        number_in_database(where, value, name, settings, problems)
+        return
     known = {
         "queue": ("pbx_queues", "name"),
         "extension": ("pbx_phones", "extension"),
@@ -548,6 +552,16 @@ def destination(where: str, value: Any, settings: dict[str, Any], problems: Prob
         return
     if name not in names:
         problems.add(where, value, f"there is no {kind} {shown(name)}")
+
+
+def number_in_database(
+    where: str, value: Any, number: str, settings: dict[str, Any], problems: Problems
+) -> None:
+    """Check a number that the database decides about."""
+    if not settings.get("pbx_realtime"):
+        problems.add(where, value, "numbers in the database need pbx_realtime: true")
+    elif not EXTENSION.fullmatch(number):
+        problems.add(where, value, "give two to ten digits after realtime:")
 
 
 def brackets(pattern: str) -> bool:
@@ -736,6 +750,19 @@ def database(settings: dict[str, Any], problems: Problems) -> None:
         )
 
 
+def realtime(settings: dict[str, Any], problems: Problems) -> None:
+    """Check that it is known where the tables of realtime are to be made."""
+    if settings.get("pbx_realtime_password"):
+        secret("pbx_realtime_password", settings["pbx_realtime_password"], SECRET_LENGTH, problems)
+    if settings.get("pbx_realtime") and not settings.get("pbx_realtime_database_host"):
+        problems.add(
+            "pbx_realtime_database_host",
+            "",
+            f"the database is on another host ({settings.get('pbx_cdr_pgsql_host')}); give its name"
+            " in the inventory, where the tables are made",
+        )
+
+
 def shapes(settings: dict[str, Any], problems: Problems) -> None:
     """Check that lists are lists of mappings."""
     for name in (
@@ -774,6 +801,7 @@ def pbx_problems(settings: dict[str, Any]) -> list[str]:
         option_keys,
         simple_values,
         database,
+        realtime,
         transports,
         phones,
         trunks,
