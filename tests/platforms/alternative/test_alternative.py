@@ -1,0 +1,136 @@
+"""A PBX with its optional paths: encrypted, guarded, recorded."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SITES = Path(__file__).parents[3] / ".lab/sites"
+#: Another machine of the lab's network than this host, and one that guesses passwords.
+OTHER, GUESSER = "198.18.77.76", "198.18.77.77"
+ANSWERED = 'asterisk_calls_total{direction="inbound",outcome="answered"}'
+
+
+@pytest.fixture(scope="module")
+def address(host) -> str:
+    return host.check_output("hostname --all-ip-addresses").split()[0]
+
+
+@pytest.fixture(scope="module")
+def trusted(host) -> ssl.SSLContext:
+    """Return what trusts the inventory's CA."""
+    return ssl.create_default_context(cafile=secrets(host) / "tls-ca.pem")
+
+
+@pytest.fixture
+def others() -> Iterator[None]:
+    """Have their addresses on this host."""
+    for other in (OTHER, GUESSER):
+        subprocess.run(["ip", "address", "add", f"{other}/24", "dev", "pbxlab0"], check=True)
+    yield
+    for other in (OTHER, GUESSER):
+        subprocess.run(["ip", "address", "delete", f"{other}/24", "dev", "pbxlab0"], check=True)
+
+
+def secrets(host) -> Path:
+    return SITES / host.check_output("hostname") / "secrets"
+
+
+def wait_until(done: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(1)
+
+
+def page(url: str, trusted: ssl.SSLContext, password: str = "") -> str:
+    request = urllib.request.Request(url)
+    if password:
+        login = base64.b64encode(f"prometheus:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {login}")
+    with urllib.request.urlopen(request, timeout=2, context=trusted) as answer:
+        return answer.read().decode()
+
+
+@pytest.fixture
+def metrics(host, address, trusted) -> Callable[[], dict[str, float]]:
+    """Return what scrapes: sample as in the exposition -> value."""
+    password = (secrets(host) / "metrics-prometheus").read_text().strip()
+
+    def scrape() -> dict[str, float]:
+        lines = page(f"https://{address}:9739/metrics", trusted, password).splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
+
+    return scrape
+
+
+@pytest.mark.parametrize(
+    "name", ["asterisk", "asterisk-exporter", "appliance-firewall", "fail2ban"]
+)
+def test_service_runs_and_starts_with_the_machine(host, name):
+    assert host.service(name).is_running
+    assert host.service(name).is_enabled
+
+
+def test_nothing_has_failed_and_nothing_else_is_there(host):
+    assert host.check_output("systemctl list-units --failed --no-legend --plain") == ""
+    assert not host.service("call-routing").exists
+    host.run_test("asterisk-exporter check")
+
+
+def test_metrics_need_tls_and_a_password(address, trusted, metrics):
+    with pytest.raises((ConnectionError, urllib.error.URLError)):
+        page(f"http://{address}:9739/metrics", trusted)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        page(f"https://{address}:9739/metrics", trusted)
+    assert metrics()["asterisk_up"] == 1
+
+
+def test_sip_over_tls_shows_the_certificate(address, trusted):
+    with socket.create_connection((address, 5061), timeout=2) as plain:
+        trusted.wrap_socket(plain, server_hostname=address).close()
+
+
+def test_a_call_is_answered_counted_and_recorded(host, metrics):
+    before = metrics()[ANSWERED]
+    host.run_test("lab-call provider +4915550001 +493055501 16")
+    wait_until(lambda: metrics()[ANSWERED] == before + 1, 60)
+    assert host.check_output("find /var/spool/asterisk/monitor -name '*-support-*.gsm'")
+
+
+def test_the_script_asks_the_crm(host, metrics):
+    answered = 'asterisk_queue_calls_answered_total{queue="vip"}'
+    before = metrics()[answered]
+    host.run_test("lab-call provider +491701234567 +493055505 16")
+    wait_until(lambda: metrics()[answered] == before + 1, 60)
+
+
+def connect(address: str, port: int, source: str) -> socket.socket:
+    return socket.create_connection((address, port), timeout=2, source_address=(source, 0))
+
+
+@pytest.mark.usefixtures("others")
+def test_others_are_kept_out_and_who_guesses_is_banned(host, address):
+    with pytest.raises(TimeoutError):
+        connect(address, 9739, OTHER)
+    insecure = ssl.create_default_context()
+    insecure.check_hostname, insecure.verify_mode = False, ssl.CERT_NONE
+    for _ in range(3):
+        with insecure.wrap_socket(connect(address, 5039, GUESSER)) as ami:
+            ami.sendall(b"Action: Login\r\nUsername: exporter\r\nSecret: wrong\r\n\r\n")
+            while ami.recv(4096):
+                pass
+    wait_until(lambda: GUESSER in host.check_output("fail2ban-client status asterisk"), 15)
+    with pytest.raises(TimeoutError):
+        connect(address, 5039, GUESSER)
+    connect(address, 5039, OTHER).close()
