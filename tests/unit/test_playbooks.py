@@ -26,6 +26,24 @@ def imported(play):
     return [(call["name"], call.get("tasks_from", "main")) for call in calls if call]
 
 
+def test_what_is_installed_can_be_uninstalled():
+    site, uninstall = plays("site"), plays("uninstall")
+    installed = {role for play in site for role in play.get("roles", [])}
+    installed |= {role for play in site for role, _ in imported(play)}
+    removed = [role for role, tasks in imported(uninstall[0]) if tasks == "uninstall"]
+    assert sorted(removed) == sorted(installed)
+    for role in installed:
+        assert (ROOT / "roles" / role / "tasks" / "uninstall.yml").is_file(), role
+
+
+def test_data_goes_only_where_that_is_said():
+    [play] = plays("uninstall")
+    of_data = {role for role, tasks in imported(play) if tasks == "uninstall_data"}
+    assert of_data == {path.parts[-3] for path in ROOT.glob("roles/*/tasks/uninstall_data.yml")}
+    [block] = [task for task in play["tasks"] if task.get("when") == "_uninstall_data"]
+    assert {role for role, tasks in imported({"tasks": [block]})} == of_data
+
+
 def test_asterisk_is_stopped_on_one_pbx_after_the_other():
     stopping = [play for play in plays("upgrade") if ("asterisk", "upgrade") in imported(play)]
     assert [play["serial"] for play in stopping] == [1]
