@@ -83,6 +83,10 @@ class Lab:
         assert len(result) <= 1, result
         return float(result[0]["value"][1]) if result else None
 
+    def wait_until_quiet(self) -> None:
+        """Return when no call is up."""
+        wait_until(lambda: "0 active" in self.asterisk("core show channels count"), 60, "quiet")
+
     def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ansible-playbook from the root of the clone.
 

@@ -237,7 +237,7 @@ def settled(lab: Lab, before: dict[str, float], names: Counter[str], seconds: fl
 
 @pytest.mark.usefixtures("restarts_at_once")
 def test_nothing_is_lost_and_nothing_counted_twice(lab: Lab) -> None:
-    wait_until(lambda: "0 active" in lab.asterisk("core show channels count"), 60, "quiet")
+    lab.wait_until_quiet()
     time.sleep(20)  # calls of earlier tests are decided
     before = lab.metrics()
     first_id = int(lab.sql("SELECT coalesce(max(id), 0) FROM cdr")[0][0])
@@ -263,7 +263,7 @@ def test_nothing_is_lost_and_nothing_counted_twice(lab: Lab) -> None:
             for job in work:
                 job.result()
             assert kills.result() == KILLS
-        wait_until(lambda: "0 active" in lab.asterisk("core show channels count"), 60, "quiet")
+        lab.wait_until_quiet()
         wait_until(lambda: lab.exec("asterisk-exporter check").returncode == 0, 30, "a healthy lab")
         true = truth(lab, began, first_id)
         for names in (true.queue, true.records, true.calls):

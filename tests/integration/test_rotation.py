@@ -93,7 +93,7 @@ class Rotation:
 
 @pytest.fixture(scope="module")
 def rotation(lab: Lab) -> Rotation:
-    wait_until(lambda: "0 active" in lab.asterisk("core show channels count"), 60, "quiet")
+    lab.wait_until_quiet()
     before = generated()
     count_lines = "wc -l </var/log/asterisk/cdr-csv/Master.csv"
     count_records = "SELECT count(*) FROM cdr WHERE imported_at IS NULL AND system_name = 'pbx1'"
@@ -117,7 +117,7 @@ def rotation(lab: Lab) -> Rotation:
         scrapes.over.set()
         lab.run("systemctl stop rotation-short rotation-long; rm -r /run/rotation")
         lab.asterisk("channel request hangup all")
-    wait_until(lambda: "0 active" in lab.asterisk("core show channels count"), 60, "quiet")
+    lab.wait_until_quiet()
     lines = int(lab.run(count_lines)) - lines
     records = int(lab.sql(count_records)[0][0]) - records
     return Rotation(before, status, output, scrapes, still_up, records, lines)

@@ -110,7 +110,7 @@ def call(lab: Lab, caller: str) -> set[str]:
 
 def quiet(lab: Lab) -> None:
     lab.asterisk("channel request hangup all")
-    wait_until(lambda: "0 active" in lab.asterisk("core show channels count"), 60, "quiet")
+    lab.wait_until_quiet()
 
 
 @pytest.fixture(scope="module")
