@@ -11,11 +11,8 @@ from prometheus_client.registry import Collector
 class RealtimeCollector(Collector):
     """Registered with prometheus_client beside the scrape of AMI, which could not tell.
 
-    The unit asterisk-realtime asks that database as Asterisk does, with its login, every five
-    seconds, and writes what it was told into a file::
-
-        asterisk_realtime_answered_timestamp_seconds 1.7e+09
-
+    The unit asterisk-realtime asks that database with Asterisk's login every five seconds, and
+    writes a file anew when it was answered: the file's time is the figure, whatever is in it.
     0: it has not answered since the unit began, or nobody asks.
     """
 

@@ -695,7 +695,8 @@ def metrics(settings: dict[str, Any], problems: Problems) -> None:
         problems.match(
             "pbx_prometheus_username", user, OBJECT_NAME, "give letters, digits, _ and -"
         )
-        secret("pbx_prometheus_password", settings.get("pbx_prometheus_password"), 16, problems)
+        password = settings.get("pbx_prometheus_password")
+        secret("pbx_prometheus_password", password, SECRET_LENGTH, problems)
     if not address(listens):
         problems.add("pbx_prometheus_address", listens, "give an address of this host")
     elif not (
