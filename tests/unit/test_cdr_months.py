@@ -6,6 +6,7 @@ import contextlib
 import random
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -311,6 +312,24 @@ def test_a_record_is_read_that_is_filed_during_the_poll(years, monkeypatch):
     years.reader.read()
     assert name_of(90) in years.places()
     assert years.poll() == counted + 1
+
+
+def test_a_record_is_read_that_is_filed_while_a_poll_waits_for_its_month(years):
+    """A poll has chosen its partitions when the default is locked for a new one."""
+    counted = years.poll()
+    years.write(months_ago(90), "now()")
+    with contextlib.closing(years.connect("admin")) as keeper, ThreadPoolExecutor() as pool:
+        keeper.autocommit = False
+        with keeper.cursor() as cursor:
+            cursor.execute(f"SELECT cdr_add_month(date_trunc('month', {months_ago(90)})::timestamp)")
+        poll = pool.submit(years.reader.read)
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'cdr_default'::regclass"
+        while not (years.execute(waits) or poll.done()):
+            time.sleep(0.01)
+        keeper.commit()
+        poll.result()
+    assert name_of(90) in years.places()
+    assert years.poll() == counted + 2
 
 
 def test_nothing_is_lost_whatever_comes_while_months_are_kept(years):

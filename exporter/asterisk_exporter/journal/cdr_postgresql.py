@@ -17,6 +17,11 @@ records that began before a time were written below a transaction; who has read 
 new there. A record that comes late takes that word back in its own transaction, so whatever is
 below ``pg_snapshot_xmin`` is in the word that is read with it.
 
+Records move when their month gets its partition. PostgreSQL chooses the partitions of a query first
+and may wait then until that move is committed; with a snapshot of afterwards, as READ COMMITTED
+takes, the query would see such records neither in the default, which they have left, nor in their
+month, which it does not know. REPEATABLE READ keeps the snapshot of before that choice.
+
 A database that was restored goes on: its records keep their transaction ids, and those of the new
 cluster are shifted above them (``cdr_transaction``, migration 0005). So the cursor finds its place
 again, in the restored records as well as behind them.
@@ -141,7 +146,8 @@ class Database:
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=3,
-            options="-c statement_timeout=5000 -c default_transaction_read_only=on",
+            options="-c statement_timeout=5000 -c default_transaction_read_only=on"
+            " -c default_transaction_isolation=repeatable\\ read",
         )
         connection.autocommit = True
         return connection
