@@ -378,6 +378,8 @@ MEMBER_STEP = st.tuples(
         [
             "ADDMEMBER|",
             "ADDMEMBER|PAUSED",
+            "REALTIME ADDMEMBER|",
+            "REALTIME ADDMEMBER|PAUSED",
             "REMOVEMEMBER|",
             "PAUSE|",
             "UNPAUSE|",
@@ -390,17 +392,22 @@ MEMBER_STEP = st.tuples(
 )
 
 
-def take(event: str, place: tuple[str, str], added: set, paused: set) -> None:
-    if event.startswith("ADDMEMBER"):
+def take(event: str, place: tuple[str, str], added: set, paused: set, realtime: set) -> None:
+    if "ADDMEMBER" in event:
         added.add(place)
-    if event in ("ADDMEMBER|PAUSED", "PAUSE|"):
+    if event.startswith("REALTIME"):
+        realtime.add(place)
+    if event.endswith("ADDMEMBER|PAUSED") or event == "PAUSE|":
         paused.add(place)
     if event in ("UNPAUSE|", "REMOVEMEMBER|"):
         paused.discard(place)
     if event == "REMOVEMEMBER|":
         added.discard(place)
+        realtime.discard(place)
     if event == "QUEUESTART|":
+        added -= realtime
         paused &= added
+        realtime.clear()
 
 
 def seconds_of(steps, begin: int, end: int) -> Counter[tuple[str, str]]:
@@ -409,12 +416,12 @@ def seconds_of(steps, begin: int, end: int) -> Counter[tuple[str, str]]:
     for after, event, queue, member in steps:
         at += after
         lines.append((at, event, (queue, member)))
-    added, paused = set(), set()
+    added, paused, realtime = set(), set(), set()
     got: Counter[tuple[str, str]] = Counter()
     for second in range(begin, end):
         for when, event, place in lines:
             if when == second:
-                take(event, place, added, paused)
+                take(event, place, added, paused, realtime)
         for state, places in (("logged_in", added), ("paused", paused)):
             for member in {member for _, member in places}:
                 got[member, state] += 1
@@ -426,7 +433,8 @@ def test_members_time(steps, rest):
     at, text = BEGIN, ""
     for after, event, queue, member in steps:
         at += after
-        text += f"{at}|NONE|{queue}|{member}|{event}\n"
+        by, _, what = event.rpartition(" ")
+        text += f"{at}|{by or 'NONE'}|{queue}|{member}|{what}\n"
     change = count(text, now=at + rest + 0.9, at_end=True)
     assert grown(change, figures.AGENT_SECONDS) == seconds_of(steps, BEGIN, at + rest)
 
@@ -450,6 +458,28 @@ def test_members_time_grows_while_nothing_happens(tmp_path):
     assert at(30, f"{BEGIN + 19}|MANAGER|q|P/1|REMOVEMEMBER|\n") == 20  # late by a second
     assert at(90) == 20
     assert store.rows("SELECT * FROM presence") == []
+    store.close()
+
+
+def test_a_member_of_realtime_who_has_gone_during_a_restart_is_away(tmp_path):
+    """Also for an exporter that was started in between."""
+    store = JournalStore(tmp_path)
+    visits = Visits(ServiceLevels({}), Rules())
+
+    def at(seconds: float, text: str = "") -> dict:
+        store.apply(count(text, visits, now=BEGIN + seconds, at_end=True))
+        return dict(store.values(figures.AGENT_SECONDS))
+
+    at(10, "".join(f"{BEGIN}|REALTIME|q|P/{n}|ADDMEMBER|PAUSED\n" for n in (1, 2)))
+    visits = Visits(ServiceLevels({}), Rules())
+    visits.load(store, BEGIN)
+    back = f"{BEGIN + 20}|NONE|NONE|NONE|QUEUESTART|\n{BEGIN + 24}|REALTIME|q|P/2|ADDMEMBER|\n"
+    assert at(30, back) == {
+        ("P/1", "logged_in"): 20,
+        ("P/1", "paused"): 20,
+        ("P/2", "logged_in"): 26,
+        ("P/2", "paused"): 20,
+    }
     store.close()
 
 

@@ -2,7 +2,8 @@
 
 A visit is ENTERQUEUE to its single exit. What the entries mean is read in Asterisk's
 apps/app_queue.c: queue_exec(), try_calling(), wait_our_turn(), record_abandoned(),
-log_attended_transfer(), handle_blind_transfer(), set_member_paused(), reload_queue_members().
+log_attended_transfer(), handle_blind_transfer(), set_member_paused(), reload_queue_members(),
+rt_handle_member_record().
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ REASONS_IN_ABANDONED = ("abandoned", "timeout", "empty", "withdrawn", "incompati
 #: The dialplan tells these (REFUSED).
 REFUSALS = ("full", "join_empty", "closed")
 REASONS = (*REASONS_IN_ABANDONED, "key", "lost", *REFUSALS)
+
+#: State of a member that the database gave to a queue: no time of it is counted.
+REALTIME = "realtime"
 
 TALK_BOUNDS = (10, 30, 60, 120, 300, 600, 1200, 1800)
 #: Waits are kept by the second up to here, then by the minute, up to two hours.
@@ -458,6 +462,11 @@ class Visits:
                 self._lose(visit, entry.time)
             else:
                 self._end(visit, entry.time)
+        # Members of realtime come back with a line, those who are still in the database.
+        for (member, state), presence in list(self._presence.items()):
+            if state == REALTIME:
+                for queue in list(presence.queues):
+                    self._be_absent(member, queue)
         # Dynamic members come back as they were, without a line. Static ones come back unpaused.
         for (member, state), presence in list(self._presence.items()):
             if state == "paused":
@@ -498,13 +507,13 @@ class Visits:
     def _add_member(self, entry: Entry) -> None:
         queue, member = self._queues[entry.queue].name, self._members[entry.agent]
         self._be(member, "logged_in", queue)
+        if entry.callid == "REALTIME":
+            self._be(member, REALTIME, queue)
         if entry.data.partition("|")[0] == "PAUSED":
             self._be(member, "paused", queue)
 
     def _remove_member(self, entry: Entry) -> None:
-        queue, member = self._queues[entry.queue].name, self._members[entry.agent]
-        self._be_no_more(member, "logged_in", queue)
-        self._be_no_more(member, "paused", queue)
+        self._be_absent(self._members[entry.agent], self._queues[entry.queue].name)
 
     def _pause(self, entry: Entry) -> None:
         self._be(self._members[entry.agent], "paused", self._queues[entry.queue].name)
@@ -517,7 +526,8 @@ class Visits:
         if presence is None:
             # newest, not the line's own time: what is settled already must not be counted again
             presence = self._presence[member, state] = _Presence(max(self.newest, self._settled))
-            self._agent_seconds[member, state] += 0
+            if state != REALTIME:
+                self._agent_seconds[member, state] += 0
         presence.queues.add(queue)
         self._presence_changed = True
 
@@ -531,9 +541,14 @@ class Visits:
             self._count_presence((member, state), presence, self.newest)
             del self._presence[member, state]
 
+    def _be_absent(self, member: str, queue: str) -> None:
+        for state in ("logged_in", "paused", REALTIME):
+            self._be_no_more(member, state, queue)
+
     def _count_presence(self, key: tuple[str, str], presence: _Presence, until: int) -> None:
         if until > presence.since:
-            self._agent_seconds[key] += until - presence.since
+            if key[1] != REALTIME:
+                self._agent_seconds[key] += until - presence.since
             presence.since = until
 
     def _settle(self, until: int, idle: bool) -> None:
