@@ -321,7 +321,9 @@ def test_a_record_is_read_that_is_filed_while_a_poll_waits_for_its_month(years):
     with contextlib.closing(years.connect("admin")) as keeper, ThreadPoolExecutor() as pool:
         keeper.autocommit = False
         with keeper.cursor() as cursor:
-            cursor.execute(f"SELECT cdr_add_month(date_trunc('month', {months_ago(90)})::timestamp)")
+            cursor.execute(
+                f"SELECT cdr_add_month(date_trunc('month', {months_ago(90)})::timestamp)"
+            )
         poll = pool.submit(years.reader.read)
         waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'cdr_default'::regclass"
         while not (years.execute(waits) or poll.done()):
