@@ -26,6 +26,11 @@ class Lab:
         self.host = host
         self.site = site
 
+    @property
+    def secrets(self) -> Path:
+        """Where the controller keeps the secrets of the site."""
+        return ROOT / ".lab" / ("" if self.site == "lab" else f"sites/{self.site}") / "secrets"
+
     def exec(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a shell command as root and return its result, whatever it is."""
         return subprocess.run(
@@ -67,12 +72,15 @@ class Lab:
         with urllib.request.urlopen(url, timeout=2) as response:
             return str(response.read().decode())
 
+    def exposition(self) -> str:
+        """Scrape the exporter."""
+        return self.get(f"{self.url('exporter')}/metrics")
+
     def metrics(self) -> dict[str, float]:
         """Scrape the exporter: sample as in the exposition text -> value."""
-        text = self.get(f"{self.url('exporter')}/metrics")
         return {
             f"{s.name}{{{','.join(f'{k}={v}' for k, v in sorted(s.labels.items()))}}}": s.value
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(self.exposition())
             for s in family.samples
         }
 
@@ -86,6 +94,10 @@ class Lab:
     def wait_until_quiet(self) -> None:
         """Return when no call is up."""
         wait_until(lambda: "0 active" in self.asterisk("core show channels count"), 60, "quiet")
+
+    def wait_until_well(self) -> None:
+        """Return when the health check finds nothing."""
+        wait_until(lambda: self.exec("asterisk-exporter check").returncode == 0, 90, "it is well")
 
     def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ansible-playbook from the root of the clone.

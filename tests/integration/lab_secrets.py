@@ -30,9 +30,9 @@ COMMANDS = [
 ]
 
 
-def generated() -> dict[str, str]:
+def generated(directory: Path = ROOT / ".lab/secrets") -> dict[str, str]:
     """Name and value of each secret that the controller keeps for the lab; of a key, its heart."""
-    files = [path for path in (ROOT / ".lab/secrets").rglob("*") if path.is_file()]
+    files = [path for path in directory.rglob("*") if path.is_file()]
     values = {path.name: path.read_text().strip() for path in files if path.suffix != ".pem"}
     keys = {path.name: path.read_text() for path in files if path.match("*key.pem")}
     return values | {name: key.splitlines()[1] for name, key in keys.items()}

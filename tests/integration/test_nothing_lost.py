@@ -5,24 +5,19 @@ The truth is recomputed from queue_log and SQL by the few lines below, not by th
 
 from __future__ import annotations
 
-import re
 import textwrap
 import threading
 import time
-import urllib.error
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
+from history import Watch
 from lab import Lab, wait_until
 
 KILLS = 100
-HISTORY = re.compile(
-    r"asterisk_(queue_(calls|wait|talk|ring|agent)\w*|calls_total|missed_calls_total|call_seconds\w*"
-    r"|trunk_\w+|cdr_records_total|exporter_journal_(records|malformed)_total)\{"
-)
 DROP_IN = "/run/systemd/system/asterisk-exporter.service.d/test.conf"
 EXITS = {"ABANDON": "abandoned", "EXITWITHTIMEOUT": "timeout"}
 #: CDR columns of a call to extension 104 that nobody answered, as Asterisk writes them.
@@ -33,31 +28,6 @@ RECORD = (
     "'PJSIP/104-0000ffff', 'Dial', 'PJSIP/104/sip:104@127.0.0.1', now() - interval '5 s', now(), "
     "5, 0, '{disposition}', '{id}', '{id}', 1, 'extension:104')"
 )
-
-
-@dataclass
-class Watch:
-    """Scrapes as fast as it can, and remembers every counter that went down."""
-
-    lab: Lab
-    went_down: list[str] = field(default_factory=list)
-    scrapes: int = 0
-    over: bool = False
-
-    def run(self) -> None:
-        highest: dict[str, float] = {}
-        while not self.over:
-            try:
-                metrics = self.lab.metrics()
-            except (urllib.error.URLError, OSError):
-                metrics = {}  # just killed
-            self.scrapes += bool(metrics)
-            for name, value in metrics.items():
-                if HISTORY.match(name):
-                    if value < highest.get(name, 0):
-                        self.went_down.append(f"{name}: {highest[name]} -> {value}")
-                    highest[name] = max(value, highest.get(name, 0))
-            time.sleep(0.1)
 
 
 @dataclass

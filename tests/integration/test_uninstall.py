@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from history import history, settled
 from lab import Lab, wait_until
 from lab_secrets import generated
-from test_backup import history, settled
 
 #: Units, programs and files that are ours, found by who does not know the roles.
 UNITS = "asterisk|call-routing|cdr-partitions|appliance|prometheus"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from history import Watch
 from lab import Lab, wait_until
-from test_nothing_lost import Watch
 
 #: A repository with the installed packages, of a version that ends in +newer, and an Asterisk that
 #: says so. The old ones are kept beside it.

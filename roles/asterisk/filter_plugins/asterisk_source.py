@@ -16,15 +16,14 @@ SWITCH = re.compile(r"[A-Za-z0-9_-]+")
 ARCHIVES = ("asterisk_source", "asterisk_source_pjproject")
 
 
-def problems(settings: dict[str, Any], loaded: list[str], known: dict[str, str]) -> list[str]:
+def problems(settings: dict[str, Any], loaded: list[str]) -> list[str]:
     """Return a sentence for each variable with which no build can be made.
 
-    `settings` has the role's variables by their names, `loaded` the modules that this role loads,
-    `known` the SHA-256 of archives by their names.
+    `settings` has the role's variables by their names, `loaded` the modules that this role loads.
     """
     found = []
     for archive in ARCHIVES:
-        found += archive_problems(settings, archive, known)
+        found += archive_problems(settings, archive)
     chosen = {name: settings[f"asterisk_source_{name}"] for name in ("enable", "disable")}
     found += [
         f"asterisk_source_{name}: '{switch}' is no switch of menuselect; write such as res_snmp or"
@@ -46,7 +45,7 @@ def problems(settings: dict[str, Any], loaded: list[str], known: dict[str, str])
     return found
 
 
-def archive_problems(settings: dict[str, Any], archive: str, known: dict[str, str]) -> list[str]:
+def archive_problems(settings: dict[str, Any], archive: str) -> list[str]:
     """Return a sentence for each variable that does not lead to one known archive."""
     version, url, file, checksum = (
         str(settings[f"{archive}_{name}"]) for name in ("version", "url", "file", "checksum")
@@ -54,12 +53,7 @@ def archive_problems(settings: dict[str, Any], archive: str, known: dict[str, st
     found = []
     if not VERSION.fullmatch(version):
         found.append(f"{archive}_version is '{version}': give a release such as 22.10.1.")
-    if not checksum:
-        found.append(
-            f"{archive}_checksum is '', and of {version} this role knows none: give the SHA-256 of"
-            f" the archive, as whoever publishes it states it, or take one of {', '.join(known)}."
-        )
-    elif not CHECKSUM.fullmatch(checksum):
+    if not CHECKSUM.fullmatch(checksum):
         found.append(
             f"{archive}_checksum is '{checksum}': give the SHA-256 of the archive, 64 digits of"
             " 0-9 and a-f, as whoever publishes it states it."

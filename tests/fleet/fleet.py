@@ -1,0 +1,27 @@
+"""What the tests do with the machines of the site fleet."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+import urllib.request
+
+from lab import Lab
+
+
+class Pbx(Lab):
+    """A PBX, whose figures are for those who have a password, over TLS."""
+
+    def exposition(self) -> str:
+        password = (self.secrets / "metrics-prometheus").read_text().strip()
+        login = base64.b64encode(f"prometheus:{password}".encode()).decode()
+        request = urllib.request.Request(
+            f"{self.url(self.host)}/metrics", headers={"Authorization": f"Basic {login}"}
+        )
+        tls = ssl.create_default_context(cafile=str(self.secrets / "tls-ca.pem"))
+        with urllib.request.urlopen(request, timeout=2, context=tls) as response:
+            return str(response.read().decode())
+
+    def records(self) -> list[list[str]]:
+        """Return the number of call records, and a digest of them."""
+        return self.sql("SELECT count(*), md5(string_agg(cdr::text, ',' ORDER BY id)) FROM cdr")
