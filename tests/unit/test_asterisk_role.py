@@ -28,13 +28,18 @@ SETTINGS = {
     "asterisk_source_disable": ["chan_iax2"],
 }
 LOADED = ["pbx_config.so", "app_dial.so"]
+KNOWN = yaml.safe_load((ROLE / "vars/main.yml").read_text())["_asterisk_source_checksums"]
+
+
+def problems(**settings):
+    return role.problems({**SETTINGS, **settings}, LOADED, KNOWN)
 
 
 @pytest.mark.parametrize(
     "version", ["22.10.1", "20.6.0", "23.0.0-rc1", "21.0.0-beta1", "20.7-cert4"]
 )
 def test_settings_that_are_fine(version):
-    assert role.problems({**SETTINGS, "asterisk_source_version": version}, LOADED) == []
+    assert problems(asterisk_source_version=version) == []
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,7 @@ def test_settings_that_are_fine(version):
     ],
 )
 def test_a_variable_that_cannot_be_is_named(name, value):
-    (problem,) = role.problems({**SETTINGS, name: value}, LOADED)
+    (problem,) = problems(**{name: value})
     shown = value[0] if isinstance(value, list) else value
     assert problem.startswith(f"{name}")
     assert f"'{shown}'" in problem
@@ -70,11 +75,25 @@ def test_a_file_on_the_controller_needs_no_address_and_must_be_the_one_of_its_ch
     archive = tmp_path / "asterisk.tar.gz"
     archive.write_bytes(b"a tree")
     actual = hashlib.sha256(b"a tree").hexdigest()
-    given = {**SETTINGS, "asterisk_source_url": "", "asterisk_source_file": str(archive)}
-    assert role.problems({**given, "asterisk_source_checksum": actual}, LOADED) == []
-    (problem,) = role.problems(given, LOADED)
+    given = {"asterisk_source_url": "", "asterisk_source_file": str(archive)}
+    assert problems(**given, asterisk_source_checksum=actual) == []
+    (problem,) = problems(**given)
     assert problem.startswith("asterisk_source_checksum")
     assert actual in problem
+
+
+def test_a_checksum_that_nobody_knows_is_asked_for():
+    (problem,) = problems(asterisk_source_version="22.9.0", asterisk_source_checksum="")
+    assert "of 22.9.0 this role knows none: give the SHA-256 of the archive" in problem
+    assert "or take one of asterisk-22.11.0.tar.gz" in problem
+
+
+def test_known_checksums_are_of_archives_that_a_build_takes():
+    assert all(role.CHECKSUM.fullmatch(checksum) for checksum in KNOWN.values())
+    assert len(set(KNOWN.values())) == len(KNOWN)
+    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+    assert f"asterisk-{defaults['asterisk_source_version']}.tar.gz" in KNOWN
+    assert f"pjproject-{defaults['asterisk_source_pjproject_version']}.tar.bz2" in KNOWN
 
 
 def test_a_build_is_named_after_all_that_makes_it():

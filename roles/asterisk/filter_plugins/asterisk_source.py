@@ -16,14 +16,15 @@ SWITCH = re.compile(r"[A-Za-z0-9_-]+")
 ARCHIVES = ("asterisk_source", "asterisk_source_pjproject")
 
 
-def problems(settings: dict[str, Any], loaded: list[str]) -> list[str]:
+def problems(settings: dict[str, Any], loaded: list[str], known: dict[str, str]) -> list[str]:
     """Return a sentence for each variable with which no build can be made.
 
-    `settings` has the role's variables by their names, `loaded` the modules that this role loads.
+    `settings` has the role's variables by their names, `loaded` the modules that this role loads,
+    `known` the SHA-256 of archives by their names.
     """
     found = []
     for archive in ARCHIVES:
-        found += archive_problems(settings, archive)
+        found += archive_problems(settings, archive, known)
     chosen = {name: settings[f"asterisk_source_{name}"] for name in ("enable", "disable")}
     found += [
         f"asterisk_source_{name}: '{switch}' is no switch of menuselect; write such as res_snmp or"
@@ -45,7 +46,7 @@ def problems(settings: dict[str, Any], loaded: list[str]) -> list[str]:
     return found
 
 
-def archive_problems(settings: dict[str, Any], archive: str) -> list[str]:
+def archive_problems(settings: dict[str, Any], archive: str, known: dict[str, str]) -> list[str]:
     """Return a sentence for each variable that does not lead to one known archive."""
     version, url, file, checksum = (
         str(settings[f"{archive}_{name}"]) for name in ("version", "url", "file", "checksum")
@@ -53,7 +54,12 @@ def archive_problems(settings: dict[str, Any], archive: str) -> list[str]:
     found = []
     if not VERSION.fullmatch(version):
         found.append(f"{archive}_version is '{version}': give a release such as 22.10.1.")
-    if not CHECKSUM.fullmatch(checksum):
+    if not checksum:
+        found.append(
+            f"{archive}_checksum is '', and of {version} this role knows none: give the SHA-256 of"
+            f" the archive, as whoever publishes it states it, or take one of {', '.join(known)}."
+        )
+    elif not CHECKSUM.fullmatch(checksum):
         found.append(
             f"{archive}_checksum is '{checksum}': give the SHA-256 of the archive, 64 digits of"
             " 0-9 and a-f, as whoever publishes it states it."
