@@ -18,6 +18,7 @@ ROCKY = {
     "distribution_major_version": "9",
     "distribution_release": "Blue Onyx",
     "service_mgr": "systemd",
+    "selinux": {"status": "enabled", "mode": "permissive"},
 }
 BOOKWORM = {
     "os_family": "Debian",
@@ -28,17 +29,33 @@ BOOKWORM = {
     "service_mgr": "systemd",
 }
 CHECKSUMS = "{{ _asterisk_archives | map(attribute='checksum') | join(' ') }}"
+#: Prints what it is asked for, as repositories that lack one of the packages do.
+DNF = """\
+#!/bin/sh
+shift 3
+printf '%s\\n' "$@" | grep -v net-snmp-devel
+"""
 #: By name of the host: its facts, variables, and what it is told.
 REFUSED = {
-    "rocky": (
+    "rocky-package": (
         ROCKY,
         {"asterisk_packages": ["asterisk"]},
-        "is Rocky 9.5 with systemd, whose packages it does not know",
+        "is Rocky 9.5 with systemd, and asterisk_install_method is package",
     ),
-    "rocky-source": (
-        ROCKY,
+    "rocky-8": (
+        {**ROCKY, "distribution_version": "8.10", "distribution_major_version": "8"},
         {"asterisk_install_method": "source"},
-        "is Rocky 9.5 with systemd, whose packages it does not know",
+        "is Rocky 8.10 with systemd, and asterisk_install_method is source",
+    ),
+    "rocky-enforcing": (
+        {**ROCKY, "selinux": {"status": "enabled", "mode": "enforcing"}},
+        {"asterisk_install_method": "source"},
+        "SELinux is enforcing on rocky-enforcing",
+    ),
+    "rocky-lacking": (
+        ROCKY,
+        {"asterisk_install_method": "source", "asterisk_source_packages": ["net-snmp-devel"]},
+        "The repositories of rocky-lacking lack net-snmp-devel, which a build takes. Enable CRB",
     ),
     "bookworm": (BOOKWORM, {}, "has no Asterisk package that this role knows"),
     "bookworm-unknown": (
@@ -47,15 +64,18 @@ REFUSED = {
         "asterisk_source_checksum is '', and of 22.9.0 this role knows none: give the SHA-256",
     ),
 }
-#: By name of the host: its variables, and the SHA-256 of Asterisk's archive and of pjproject's.
+#: By name of the host: facts, variables, and the SHA-256 of Asterisk's archive and of pjproject's.
 BUILT = {
-    "default": ({}, KNOWN["asterisk-22.10.1.tar.gz"], KNOWN["pjproject-2.17.tar.bz2"]),
+    "default": (BOOKWORM, {}, KNOWN["asterisk-22.10.1.tar.gz"], KNOWN["pjproject-2.17.tar.bz2"]),
+    "rocky": (ROCKY, {}, KNOWN["asterisk-22.10.1.tar.gz"], KNOWN["pjproject-2.17.tar.bz2"]),
     "older": (
+        BOOKWORM,
         {"asterisk_source_version": "20.21.0"},
         KNOWN["asterisk-20.21.0.tar.gz"],
         KNOWN["pjproject-2.17.tar.bz2"],
     ),
     "own": (
+        BOOKWORM,
         {"asterisk_source_checksum": OWN, "asterisk_source_pjproject_checksum": OWN[::-1]},
         OWN,
         OWN[::-1],
@@ -69,8 +89,8 @@ def output(tmp_path_factory):
     directory = tmp_path_factory.mktemp("preflight")
     hosts = {name: {"facts": facts, **given} for name, (facts, given, _) in REFUSED.items()}
     hosts |= {
-        name: {"facts": BOOKWORM, "asterisk_install_method": "source", **given}
-        for name, (given, *_) in BUILT.items()
+        name: {"facts": facts, "asterisk_install_method": "source", **given}
+        for name, (facts, given, *_) in BUILT.items()
     }
     play = {
         "hosts": "all",
@@ -84,12 +104,19 @@ def output(tmp_path_factory):
             {"ansible.builtin.import_role": {"name": "asterisk", "tasks_from": "preflight"}},
         ],
     }
+    (directory / "dnf").write_text(DNF)
+    (directory / "dnf").chmod(0o755)
     (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     (directory / "play.yml").write_text(yaml.safe_dump([play]))
     made = subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), "-i", "hosts.yml", "play.yml"],
         cwd=directory,
-        env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROLES), "ANSIBLE_NOCOLOR": "1"},
+        env={
+            **os.environ,
+            "PATH": f"{directory}:{os.environ['PATH']}",
+            "ANSIBLE_ROLES_PATH": str(ROLES),
+            "ANSIBLE_NOCOLOR": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -110,6 +137,6 @@ def test_what_is_refused(output, name):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_archives_are_checked_with_what_is_given_or_else_known(output, name):
-    _, asterisk, pjproject = BUILT[name]
+    *_, asterisk, pjproject = BUILT[name]
     assert f"{name} takes {asterisk} {pjproject}" in output
     assert told(output, name) == ""

@@ -106,6 +106,10 @@ def test_a_build_is_named_after_all_that_makes_it():
 # --- the script that builds
 
 
+DEBIAN = {"os_family": "Debian", "distribution": "Debian", "distribution_major_version": "13"}
+ROCKY = {"os_family": "RedHat", "distribution": "Rocky", "distribution_major_version": "9"}
+
+
 def script(**settings):
     """Return the build script as Ansible renders it."""
     environment = jinja2.Environment(
@@ -115,12 +119,11 @@ def script(**settings):
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["quote"] = shlex.quote
-    facts = {"distribution": "Debian", "distribution_major_version": "13"}
     required = yaml.safe_load((ROLE / "vars/main.yml").read_text())["_asterisk_source_required"]
     return environment.get_template("build.sh.j2").render(
         **{
             **SETTINGS,
-            "ansible_facts": facts,
+            "ansible_facts": DEBIAN,
             "asterisk_source_mp3": False,
             "_asterisk_builds": "/opt/asterisk",
             "_asterisk_source_switches": required,
@@ -130,11 +133,12 @@ def script(**settings):
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.parametrize("facts", [DEBIAN, ROCKY], ids=lambda facts: facts["distribution"])
 @pytest.mark.parametrize("mp3", [False, True])
-def test_shellcheck_has_nothing_to_say_about_the_script(mp3):
+def test_shellcheck_has_nothing_to_say_about_the_script(mp3, facts):
     checked = subprocess.run(
         ["shellcheck", "--shell=sh", "--exclude=SC1091,SC2043,SC2016,SC2317", "-"],
-        input=script(asterisk_source_mp3=mp3),
+        input=script(asterisk_source_mp3=mp3, ansible_facts=facts),
         capture_output=True,
         text=True,
         check=False,
@@ -151,7 +155,7 @@ def test_shellcheck_has_nothing_to_say_about_the_script(mp3):
         {"asterisk_source_disable": []},
         {"_asterisk_source_switches": ["res_srtp"]},
         {"asterisk_source_mp3": True},
-        {"ansible_facts": {"distribution": "Debian", "distribution_major_version": "12"}},
+        {"ansible_facts": {**DEBIAN, "distribution_major_version": "12"}},
     ],
 )
 def test_each_thing_that_goes_into_a_build_gives_another_script(change):
@@ -160,3 +164,23 @@ def test_each_thing_that_goes_into_a_build_gives_another_script(change):
 
 def test_where_an_archive_comes_from_makes_no_other_build():
     assert script(asterisk_source_url="https://other.example/a.tar.gz") == script()
+
+
+def test_prompts_are_packages_on_debian_and_of_the_archive_on_rhel():
+    linked = "ln -s /usr/share/asterisk/sounds /usr/share/asterisk/moh"
+    lacking = "this archive lacks the prompts"
+    debian, rhel = script(), script(ansible_facts=ROCKY)
+    assert linked in debian
+    assert lacking not in debian
+    assert linked not in rhel
+    assert lacking in rhel
+    assert "MENUSELECT_CORE_SOUNDS" not in rhel
+    # upstream's sounds/Makefile wants more files in --with-download-cache than the archive has
+    assert "--with-externals-cache" in rhel
+
+
+def test_each_family_has_a_package_for_each_purpose():
+    packages = yaml.safe_load((ROLE / "vars/main.yml").read_text())["_asterisk_source_packages"]
+    assert set(packages) == {DEBIAN["os_family"], ROCKY["os_family"]}
+    # the compiler of C is a package of its own on RHEL, and tar is not in its smallest installation
+    assert len(packages["RedHat"]) == len(packages["Debian"]) + 2
