@@ -24,6 +24,7 @@ SETTINGS = {
     "asterisk_source_pjproject_url": "http://192.0.2.1/pjproject-2.17.tar.bz2",
     "asterisk_source_pjproject_file": "",
     "asterisk_source_pjproject_checksum": SUM,
+    "asterisk_source_mp3": False,
     "asterisk_source_enable": ["res_snmp", "DONT_OPTIMIZE", "CORE-SOUNDS-EN-GSM"],
     "asterisk_source_disable": ["chan_iax2"],
 }
@@ -88,6 +89,14 @@ def test_a_checksum_that_nobody_knows_is_asked_for():
     assert "or take one of asterisk-22.11.0.tar.gz" in problem
 
 
+def test_mp3_needs_another_archive_than_upstreams():
+    upstream = {"asterisk_source_checksum": KNOWN["asterisk-22.10.1.tar.gz"]}
+    assert problems(**upstream) == []
+    assert problems(asterisk_source_mp3=True) == []
+    (problem,) = problems(**upstream, asterisk_source_mp3=True)
+    assert problem.startswith("asterisk_source_mp3 is true")
+
+
 def test_known_checksums_are_of_archives_that_a_build_takes():
     assert all(role.CHECKSUM.fullmatch(checksum) for checksum in KNOWN.values())
     assert len(set(KNOWN.values())) == len(KNOWN)
@@ -124,7 +133,6 @@ def script(**settings):
         **{
             **SETTINGS,
             "ansible_facts": DEBIAN,
-            "asterisk_source_mp3": False,
             "_asterisk_builds": "/opt/asterisk",
             "_asterisk_source_switches": required,
             **settings,

@@ -25,6 +25,11 @@ def problems(settings: dict[str, Any], loaded: list[str], known: dict[str, str])
     found = []
     for archive in ARCHIVES:
         found += archive_problems(settings, archive, known)
+    if settings["asterisk_source_mp3"] and settings["asterisk_source_checksum"] in known.values():
+        found.append(
+            "asterisk_source_mp3 is true, and asterisk_source_checksum is of upstream's archive,"
+            " which lacks the decoder: give one that has it, or set it to false."
+        )
     chosen = {name: settings[f"asterisk_source_{name}"] for name in ("enable", "disable")}
     found += [
         f"asterisk_source_{name}: '{switch}' is no switch of menuselect; write such as res_snmp or"
