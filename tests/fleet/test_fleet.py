@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import textwrap
 import urllib.parse
+from pathlib import Path
 
 from doctor import Doctor
-from lab import Lab, wait_until
+from lab import ROOT, Lab, wait_until
 
 PBXS = ("berlin", "hamburg")
 INBOUND = 'asterisk_calls_total{job="asterisk", direction="inbound"}'
@@ -63,6 +65,14 @@ def firing(monitor: Lab) -> set[tuple[str, str]]:
     """Return which alerts Alertmanager has, and of which PBX."""
     alerts = json.loads(monitor.get(f"{monitor.url('alertmanager')}/api/v2/alerts"))
     return {(a["labels"]["alertname"], a["labels"].get("instance", "")) for a in alerts}
+
+
+def test_no_machine_can_end_the_services_of_another() -> None:
+    """systemd ends a service by its control group, whose name is the unit's."""
+    command = ["pgrep", "--full", f"^systemd-nspawn --directory={ROOT}/.lab/sites/fleet/"]
+    machines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    groups = {Path(f"/proc/{pid}/cgroup").read_text().rpartition("0::")[2] for pid in machines}
+    assert len(groups) == len(machines) == 3, groups
 
 
 def test_prometheus_and_the_store_know_both_by_name(monitor: Lab) -> None:
