@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import ssl
 import subprocess
@@ -14,7 +15,12 @@ from pathlib import Path
 
 import pytest
 
-SITES = Path(__file__).parents[3] / ".lab/sites"
+ROOT = Path(__file__).parents[3]
+SITES = ROOT / ".lab/sites"
+#: What docs/realtime.md has administrators write: a phone, and a queue with that phone.
+PHONE, QUEUE = re.findall(
+    r"```sql\n(INSERT .*?)```", (ROOT / "docs/realtime.md").read_text(), re.DOTALL
+)
 #: Another machine of the lab's network than this host, and one that guesses passwords.
 OTHER, GUESSER = "198.18.77.76", "198.18.77.77"
 ANSWERED = 'asterisk_calls_total{direction="inbound",outcome="answered"}'
@@ -113,6 +119,33 @@ def test_the_script_asks_the_crm(host, metrics):
     before = metrics()[answered]
     host.run_test("lab-call provider +491701234567 +493055505 16")
     wait_until(lambda: metrics()[answered] == before + 1, 60)
+
+
+def sql(host, statements: str) -> str:
+    return host.check_output("runuser -u postgres -- psql -XAtq asterisk -c %s", statements)
+
+
+def test_the_tables_of_phones_and_queues_are_those_of_this_asterisk(host):
+    version = re.findall(r"\d+\.\d+\.\d+", host.check_output("asterisk -V"))[0]
+    schema = host.file(f"/usr/local/lib/asterisk-realtime/asterisk-{version}.sql").content_string
+    last = re.findall("^-- Running upgrade .* -> (.*)", schema, re.MULTILINE)[-1]
+    assert sql(host, "SELECT version_num FROM realtime.alembic_version") == last
+
+
+def test_a_phone_and_a_queue_of_the_database_take_calls(host):
+    sql(host, PHONE + QUEUE)
+    login = re.findall(r"'201', '201', '(.*)'", PHONE)[0]
+    lab = "/usr/local/share/lab"
+    host.run_test("echo ANSWER_AFTER_201=1000 >>%s/answer-after", lab)
+    host.run_test(
+        "echo %s >>%s/phones.csv", f"201;[authentication username=201 password={login}]", lab
+    )
+    host.run_test("systemctl start lab-phone@201")
+    log = host.file("/var/log/asterisk/queue_log")
+    connected = re.compile(r"\|610\|Nina Nowak\|CONNECT\|")
+    before = len(connected.findall(log.content_string))
+    host.run_test("lab-call extension 101 610 5")
+    assert len(connected.findall(log.content_string)) == before + 1
 
 
 def connect(address: str, port: int, source: str) -> socket.socket:
