@@ -47,7 +47,7 @@ REASONS_IN_ABANDONED = ("abandoned", "timeout", "empty", "withdrawn", "incompati
 REFUSALS = ("full", "join_empty", "closed")
 REASONS = (*REASONS_IN_ABANDONED, "key", "lost", *REFUSALS)
 
-#: State of a member that the database gave to a queue: no time of it is counted.
+#: State of a member that the database gave to a queue: its time is nobody's figure.
 REALTIME = "realtime"
 
 TALK_BOUNDS = (10, 30, 60, 120, 300, 600, 1200, 1800)
@@ -526,8 +526,7 @@ class Visits:
         if presence is None:
             # newest, not the line's own time: what is settled already must not be counted again
             presence = self._presence[member, state] = _Presence(max(self.newest, self._settled))
-            if state != REALTIME:
-                self._agent_seconds[member, state] += 0
+            self._agent_seconds[member, state] += 0
         presence.queues.add(queue)
         self._presence_changed = True
 
@@ -547,8 +546,7 @@ class Visits:
 
     def _count_presence(self, key: tuple[str, str], presence: _Presence, until: int) -> None:
         if until > presence.since:
-            if key[1] != REALTIME:
-                self._agent_seconds[key] += until - presence.since
+            self._agent_seconds[key] += until - presence.since
             presence.since = until
 
     def _settle(self, until: int, idle: bool) -> None:
@@ -607,7 +605,8 @@ class Visits:
         for queue in self._by_folded.values():
             self._write_seconds(queue)
         for (member, state), by in self._agent_seconds.items():
-            self._change.count(AGENT_SECONDS, member, state, by=by)
+            if state != REALTIME:
+                self._change.count(AGENT_SECONDS, member, state, by=by)
         self._agent_seconds.clear()
         self._write_visits(prune)
         self._write_presence()
