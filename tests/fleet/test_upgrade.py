@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from fleet import Pbx
 from history import Watch
-from lab import Lab, wait_until
+from lab import Lab, channels, wait_until
 
 #: A repository with the installed packages, of a version that ends in +newer, and an Asterisk that
 #: says so. The old ones are kept beside it.
@@ -116,10 +116,6 @@ def changed(pbx: Pbx, how: str) -> int:
     """Return when Asterisk last came (ActiveEnter) or went (ActiveExit)."""
     show = f"systemctl show --timestamp=unix --property={how}Timestamp --value asterisk"
     return int(pbx.run(show).strip().lstrip("@"))
-
-
-def channels(pbx: Pbx) -> set[str]:
-    return set(re.findall(r"^PJSIP/[^!]+", pbx.asterisk("core show channels concise"), re.M))
 
 
 def call(pbx: Pbx, caller: str) -> set[str]:

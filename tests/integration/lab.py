@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import time
@@ -114,6 +115,11 @@ class Lab:
             text=True,
             check=False,
         )
+
+
+def channels(lab: Lab) -> set[str]:
+    """Return the names of all SIP channels that are up."""
+    return set(re.findall(r"^PJSIP/[^!]+", lab.asterisk("core show channels concise"), re.M))
 
 
 def wait_until(what: Callable[[], T], seconds: float, describe: str) -> T:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from lab import ROOT, Lab, wait_until
+from lab import ROOT, Lab, channels, wait_until
 from lab_secrets import generated, search
 
 DIRECTORY = ROOT / ".lab/secrets"
@@ -51,10 +51,6 @@ LOGINS = {
 def rotate(lab: Lab, names: str, *arguments: str) -> tuple[int, str]:
     result = lab.playbook(PLAYBOOK, "-e", f"rotate={names}", "--tags", TAGS, *arguments)
     return result.returncode, result.stdout + result.stderr
-
-
-def channels(lab: Lab) -> set[str]:
-    return set(re.findall(r"^PJSIP/[^!]+", lab.asterisk("core show channels concise"), re.M))
 
 
 @dataclass
