@@ -75,8 +75,8 @@ def names(expr):
 def known_names():
     """Return every word of the exporter, of its metrics' page and of the role prometheus."""
     places = [ROOT / "docs" / "metrics.md"]
-    places += (ROOT / "exporter").rglob("*.py")
-    places += (path for path in (ROOT / "roles" / "prometheus").rglob("*") if path.is_file())
+    for pattern in ("exporter/**/*.py", "roles/prometheus/**/*.py", "roles/prometheus/**/*.yml"):
+        places += ROOT.glob(pattern)
     words = set()
     for place in places:
         words |= set(re.findall(r"[a-zA-Z_:][\w:]*", place.read_text()))
