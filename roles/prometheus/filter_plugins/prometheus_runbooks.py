@@ -11,8 +11,6 @@ from html import escape
 from pathlib import PurePath
 from typing import Any
 
-from markdown_it import MarkdownIt
-
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --dim: #8882; }
 body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
@@ -77,6 +75,9 @@ def escaped(html: str) -> str:
 
 def page(alert: str, markdown: str) -> str:
     """Return the page of one alert as a console template. Links to other runbooks stay links."""
+    # Ansible loads all filters anew for each task; no other task should wait for this.
+    from markdown_it import MarkdownIt  # noqa: PLC0415
+
     text = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     text = escaped(re.sub(r'href="(\w+)\.md"', r'href="\1.html"', text))
     nav = '<nav><a href="index.html">All alerts and runbooks</a></nav>'
