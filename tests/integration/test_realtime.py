@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from doctor import Doctor
 from lab import ROOT, Lab, wait_until
 from lab_secrets import search
 
@@ -218,6 +219,8 @@ def test_a_database_that_is_down(lab: Lab) -> None:
     assert answered_by(lab, "101", "201") == "201"
     assert answered_by(lab, "101", "610") == ""
     wait_until(lambda: firing(lab), 90, "the alert")
+    [told] = Doctor(lab).look().problems()["realtime"]
+    assert told.startswith("the database of phones and queues has not answered for ")
 
 
 def test_all_is_well_by_itself_when_it_is_back(lab: Lab) -> None:
@@ -225,6 +228,7 @@ def test_all_is_well_by_itself_when_it_is_back(lab: Lab) -> None:
     lab.run("systemctl restart asterisk && asterisk -rx 'core waitfullybooted'")
     lab.run("systemctl start postgresql")
     wait_until(lambda: not firing(lab), 60, "the alert is over")
+    assert Doctor(lab).look().link("realtime")["status"] == "OK"
     wait_until(lambda: "Not in use" in lab.asterisk("pjsip show endpoint 201"), 40, "201 is there")
     assert answered_by(lab, "101", "201") == "201"
     assert answered_by(lab, "104", "610") == "201"

@@ -155,6 +155,7 @@ def settings(**sections):
         ),
         ({"doctor": {"call_routing": {"listen": "192.0.2.1:4573"}}}, ["asterisk-exporter"]),
         ({"doctor": {"call_routing": {}}}, ["asterisk-exporter"]),
+        ({"realtime_file": "/run/seen"}, ["asterisk-exporter", "asterisk-realtime"]),
     ],
 )
 def test_which_services_are_wanted(sections, names):

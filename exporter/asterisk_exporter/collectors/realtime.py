@@ -26,11 +26,16 @@ class RealtimeCollector(Collector):
     def collect(self) -> list[GaugeMetricFamily]:
         """Return the family with its sample."""
         family = _family()
-        try:
-            family.add_metric([], self._path.stat().st_mtime)
-        except OSError:
-            family.add_metric([], 0)
+        family.add_metric([], answered(self._path))
         return [family]
+
+
+def answered(path: Path) -> float:
+    """Return the Unix time of the last answer, 0 without one."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _family() -> GaugeMetricFamily:

@@ -16,6 +16,7 @@ ASTERISK = "asterisk"
 EXPORTER = "asterisk-exporter"
 NOTIFIER = "asterisk-exporter-notifier"
 ROUTING = "call-routing"
+REALTIME = "asterisk-realtime"
 LOADER = "asterisk-cdr-pgsql"
 
 PROPERTIES = (
@@ -37,6 +38,7 @@ LOADER_SECONDS = 60
 _ROLE = {
     NOTIFIER: "asterisk_exporter (asterisk_exporter_notifier_url)",
     ROUTING: "call_routing (call_routing_method)",
+    REALTIME: "pbx (pbx_realtime)",
 }
 
 
@@ -168,6 +170,8 @@ def wanted(settings: Config) -> list[str]:
     listen = None if routing is None else routing.listen
     if listen is not None and is_here(listen.rpartition(":")[0].strip("[]")):
         names.append(ROUTING)
+    if settings.realtime_file is not None:
+        names.append(REALTIME)
     return names
 
 
