@@ -192,3 +192,11 @@ def test_each_family_has_a_package_for_each_purpose():
     assert set(packages) == {DEBIAN["os_family"], ROCKY["os_family"]}
     # the compiler of C is a package of its own on RHEL, and tar is not in its smallest installation
     assert len(packages["RedHat"]) == len(packages["Debian"]) + 2
+
+
+def test_what_ends_an_upgrade_is_not_spoilt_by_a_daemon_reload():
+    """Systemd 252 writes a semicolon of a unit that runs as no shell reads it."""
+    unit = yaml.safe_load((ROLE / "vars/main.yml").read_text())["_asterisk_upgrade_unit"]
+    after = [word for word in unit if word.startswith("--property=ExecStopPost=")]
+    assert after[-1] == "--property=ExecStopPost=/bin/systemctl start asterisk"
+    assert not [word for word in after if ";" in word or "$" in word]

@@ -231,8 +231,8 @@ def test_what_brings_the_old_rules_back():
     there = SimpleNamespace(path=Path("/etc/x.nft"), trial=Path("/etc/x.nft.trial"))
     command = table.take_back("inet appliance", there.path, there.trial)
     assert command == (
-        "rm -f /etc/x.nft.trial; if [ -e /etc/x.nft ]; then exec nft --file /etc/x.nft; "
-        "else exec nft delete table inet appliance; fi"
+        "rm -f /etc/x.nft.trial\nif [ -e /etc/x.nft ]\nthen exec nft --file /etc/x.nft\n"
+        "else exec nft delete table inet appliance\nfi"
     )
 
 

@@ -52,11 +52,20 @@ def read(path: Path) -> str:
 
 
 def take_back(table: str, path: Path, trial: Path) -> str:
-    """Return the shell command that brings back the rules of the file."""
+    """Return the shell commands that bring back the rules of the file.
+
+    No semicolon is among them: systemd 252 spoils those of a command that waits when somebody
+    calls daemon-reload.
+    """
     file = shlex.quote(str(path))
-    return (
-        f"rm -f {shlex.quote(str(trial))}; "
-        f"if [ -e {file} ]; then exec nft --file {file}; else exec nft delete table {table}; fi"
+    return "\n".join(
+        [
+            f"rm -f {shlex.quote(str(trial))}",
+            f"if [ -e {file} ]",
+            f"then exec nft --file {file}",
+            f"else exec nft delete table {table}",
+            "fi",
+        ]
     )
 
 
@@ -97,7 +106,8 @@ class Table:
         self.trial.write_text(content, encoding="utf-8")
         command = take_back(self.name, self.path, self.trial)
         timer = ["systemd-run", "--collect", f"--unit={TIMER}", f"--on-active={seconds}s"]
-        timer += ["--timer-property=AccuracySec=100ms", "/bin/sh", "-c", command]
+        timer += ["--description=Firewall rules of before", "--timer-property=AccuracySec=100ms"]
+        timer += ["/bin/sh", "-c", command]
         self.module.run_command(timer, check_rc=True)
         self.module.run_command([self.nft, "--file", str(self.trial)], check_rc=True)
         return True
