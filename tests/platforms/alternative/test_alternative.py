@@ -141,6 +141,9 @@ def test_a_phone_and_a_queue_of_the_database_take_calls(host):
         "echo %s >>%s/phones.csv", f"201;[authentication username=201 password={login}]", lab
     )
     host.run_test("systemctl start lab-phone@201")
+    shown = "asterisk -rx 'pjsip show endpoint 201'"
+    # A member whose state Asterisk does not know yet is rung some seconds later.
+    wait_until(lambda: "Not in use" in host.check_output(shown), 30)
     log = host.file("/var/log/asterisk/queue_log")
     connected = re.compile(r"\|610\|Nina Nowak\|CONNECT\|")
     before = len(connected.findall(log.content_string))
