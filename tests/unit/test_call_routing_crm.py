@@ -481,13 +481,15 @@ def test_the_server_tries_a_dead_crm_again_by_itself(good, free_port, fastagi):
         time.sleep(0.05)
 
 
-def test_more_calls_than_it_serves_are_turned_away(good, fastagi, monkeypatch):
+def test_more_calls_than_it_serves_are_turned_away(good, monkeypatch, fastagi):
     monkeypatch.setattr(server, "MOST_CALLS", 1)
     made = fastagi(good.url)
-    with socket.create_connection(("127.0.0.1", made.port)):
+    with socket.create_connection(("127.0.0.1", made.port), timeout=5) as first:
         time.sleep(0.2)
         with socket.create_connection(("127.0.0.1", made.port), timeout=5) as second:
             assert second.recv(1) == b""
+        first.shutdown(socket.SHUT_WR)
+        assert first.recv(1) == b""
 
 
 @pytest.fixture
