@@ -121,6 +121,18 @@ def test_the_script_asks_the_crm(host, metrics):
     wait_until(lambda: metrics()[answered] == before + 1, 60)
 
 
+def test_a_build_plays_mp3(host):
+    """It decodes a second of silence: frames of 8 kHz, mono, without data."""
+    if not host.file("/opt/asterisk/current").exists:
+        assert "mp3" not in host.check_output("asterisk -rx 'core show file formats'")
+        return
+    frame = r"\377\343\030\304" + r"\000" * 68
+    host.run_test("printf %s >/tmp/silence.mp3", frame * 14)
+    host.run_test("asterisk -rx 'module load res_convert.so'")
+    host.run_test("asterisk -rx 'file convert /tmp/silence.mp3 /tmp/silence.sln'")
+    assert host.file("/tmp/silence.sln").size == 14 * 576 * 2
+
+
 def sql(host, statements: str) -> str:
     return host.check_output("runuser -u postgres -- psql -XAtq asterisk -c %s", statements)
 
