@@ -132,7 +132,7 @@ def test_where_from_each_may_log_in():
     assert "permit of b" in other.action
     assert list(judge_acls([], exposed=True)) == []
     many = list(judge_acls([known(str(n), False, None) for n in range(20)], exposed=True))
-    assert (len(many), many[-1].text) == (9, "and 12 more AMI users without an ACL")
+    assert (len(many), many[-1].text) == (9, "and 12 more like these")
 
 
 # logins

@@ -298,7 +298,7 @@ class TestRules:
         found = self.judged([*ALL, group("own", *bad)])
         assert [one.status for one in found] == [WARNING] * 9 + [OK]
         assert found[0].text == "the rule own: Bad0 fails: many-to-many"
-        assert found[8].text == "and 2 more rules fail"
+        assert found[8].text == "and 2 more like these"
 
     def test_they_stand_still(self):
         late = group("queues", at="2026-11-24T15:54:57Z")

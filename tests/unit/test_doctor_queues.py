@@ -103,7 +103,7 @@ def test_service_levels():
 
 def test_many_service_levels_take_one_line():
     (shown,) = queues.judge_service_levels([queue(f"q{n}") for n in range(10)], {})
-    assert shown == ok(", ".join(f"q{n} 30 s" for n in range(8)) + ", and 2 more")
+    assert shown == ok(", ".join(f"q{n} 30 s" for n in range(8)) + " and 2 more")
 
 
 def test_of_real_replies(replies):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Callable
 
@@ -25,15 +25,16 @@ from asterisk_exporter.doctor.acl import allowed, is_open, lets_in
 from asterisk_exporter.doctor.finding import (
     Finding,
     critical,
+    listed,
     not_looked_at,
     not_set_up,
     ok,
+    some,
     warning,
 )
 from asterisk_exporter.doctor.pbx import Pbx
 from asterisk_exporter.doctor.sockets import ami_beyond_loopback
 
-MANY = 8
 #: Of what a login may run and nobody here sends, what is worst: each of these is a shell or a call.
 _WORST = ("Command", "Originate", "UpdateConfig", "MixMonitor", "ModuleLoad", "DBPut", "Redirect")
 _RELOAD = 'asterisk -rx "manager reload"'
@@ -158,15 +159,13 @@ def granted(account: Account) -> str:
     return f"{account.username}: read = {read or 'none'}, write = {write or 'none'}"
 
 
-def judge_missing(
-    account: Account, absent: Collection[str], known: User | None
-) -> Iterator[Finding]:
+def judge_missing(account: Account, absent: Sequence[str], known: User | None) -> Iterator[Finding]:
     """Judge what a login cannot do. ``absent``: actions that Asterisk has and it may not run."""
     bad = _bad(account)
     action = f"Set {_line(account)} in pbx_manager_users (manager.conf); {_RELOAD}"
     if absent:
         yield bad(
-            f"AMI user {account.username!r} may not run {_some(absent)}: {account.loss}",
+            f"AMI user {account.username!r} may not run {listed(absent, 3)}: {account.loss}",
             action,
         )
     if known is not None and "all" not in known.read and account.read - known.read:
@@ -187,7 +186,8 @@ def judge_excess(account: Account, session: Session, known: User | None) -> Iter
     if excess:
         excess.sort(key=lambda name: (name not in _WORST, name))
         yield warning(
-            f"AMI user {account.username!r} may do more than it needs: run {_some(excess)}", action
+            f"AMI user {account.username!r} may do more than it needs: run {listed(excess, 3)}",
+            action,
         )
     more = known.read - account.read if known is not None else frozenset()
     if more:
@@ -201,12 +201,6 @@ def judge_excess(account: Account, session: Session, known: User | None) -> Iter
 def _line(account: Account) -> str:
     read, write = ",".join(sorted(account.read)), ",".join(sorted(account.write))
     return f"read = {read} and write = {write} for {account.username}"
-
-
-def _some(names: Collection[str], many: int = 3) -> str:
-    shown = list(names)[:many]
-    more = f" and {len(names) - many} more" if len(names) > many else ""
-    return f"{', '.join(shown)}{more}"
 
 
 def user_names(text: str) -> list[str]:
@@ -228,6 +222,14 @@ def acl(pbx: Pbx) -> Iterator[Finding]:
     yield from judge_acls(known, ami_beyond_loopback(pbx))
 
 
+def _without_acl(name: str) -> Finding:
+    return warning(
+        f"AMI user {name!r} may log in from anywhere, and AMI listens beyond loopback",
+        f"Name the networks: permit of {name} in pbx_manager_users (deny = 0.0.0.0/0, "
+        f"deny = ::/0 and permit in manager.conf); {_RELOAD}",
+    )
+
+
 def judge_acls(users: Iterable[User], exposed: bool) -> Iterator[Finding]:
     """Judge the ACLs. ``exposed``: others than this machine reach AMI."""
     bare: list[str] = []
@@ -238,14 +240,8 @@ def judge_acls(users: Iterable[User], exposed: bool) -> Iterator[Finding]:
         else:
             networks = "some addresses" if one.acl is None else allowed(one.acl)
             guarded.setdefault(networks, []).append(one.name)
-    for name in bare[:MANY] if exposed else ():
-        yield warning(
-            f"AMI user {name!r} may log in from anywhere, and AMI listens beyond loopback",
-            f"Name the networks: permit of {name} in pbx_manager_users (deny = 0.0.0.0/0, "
-            f"deny = ::/0 and permit in manager.conf); {_RELOAD}",
-        )
-    if exposed and len(bare) > MANY:
-        yield warning(f"and {len(bare) - MANY} more AMI users without an ACL", "As above.")
+    if exposed:
+        yield from some([_without_acl(name) for name in bare])
     said = [f"{', '.join(names)} from {networks} only" for networks, names in guarded.items()]
     if bare and not exposed:
         said.append(f"{', '.join(bare)} from anywhere, but AMI is on loopback")

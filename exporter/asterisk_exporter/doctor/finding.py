@@ -45,7 +45,7 @@ def not_looked_at(why: str) -> Finding:
     return Finding(None, f"not looked at: {why}")
 
 
-#: So many findings of one kind are shown.
+#: So many findings or names of one kind are shown.
 MOST = 8
 
 
@@ -55,6 +55,12 @@ def some(findings: Sequence[Finding]) -> Iterator[Finding]:
     rest = findings[MOST:]
     if rest:
         yield Finding(worst(finding.status for finding in rest), f"and {len(rest)} more like these")
+
+
+def listed(names: Sequence[str], most: int = MOST) -> str:
+    """Return the first of many names in a row, and how many more there are."""
+    shown, more = ", ".join(names[:most]), len(names) - most
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from asterisk_exporter.doctor import prometheus_api
 from asterisk_exporter.doctor.finding import (
     Finding,
     critical,
+    listed,
     not_looked_at,
     not_set_up,
     ok,
@@ -170,8 +171,7 @@ def judged_absence(
         yield ok(f"figures of this PBX arrive as {names}; no target has an address of this host")
         return
     where = f"[{listen.address}]" if ":" in listen.address else listen.address
-    known = ", ".join(target["scrapeUrl"] for target in targets[:8]) or "none"
-    more = f" and {len(targets) - 8} more" if len(targets) > 8 else ""
+    known = listed([target["scrapeUrl"] for target in targets]) or "none"
     text = f"Prometheus does not scrape this exporter ({where}:{listen.port})"
     if is_loopback(listen.address) and not is_here(prometheus.host):
         yield critical(
@@ -181,7 +181,7 @@ def judged_absence(
         )
         return
     yield critical(
-        f"{text}: no figures are kept, no alert can fire. Its targets: {known}{more}",
+        f"{text}: no figures are kept, no alert can fire. Its targets: {known}",
         f"Name it in {_TARGETS} and run the playbook with --tags prometheus.",
     )
 

@@ -10,7 +10,15 @@ from asterisk_exporter.ami.errors import UnknownActionError
 from asterisk_exporter.collectors.endpoints import UNREACHABLE
 from asterisk_exporter.collectors.queues import Queue, queues
 from asterisk_exporter.doctor import queue_log
-from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, some, warning
+from asterisk_exporter.doctor.finding import (
+    Finding,
+    critical,
+    listed,
+    not_set_up,
+    ok,
+    some,
+    warning,
+)
 from asterisk_exporter.doctor.pbx import Pbx
 from asterisk_exporter.journal.queue_log import Entry
 from asterisk_exporter.text import counted
@@ -126,5 +134,4 @@ def judge_service_levels(found: Sequence[Queue], given: Mapping[str, int]) -> It
     )
     shown = [f"{name} {level} s" for name, level in seconds.items() if level]
     if shown:
-        more = f", and {len(shown) - 8} more" if len(shown) > 8 else ""
-        yield ok(", ".join(shown[:8]) + more)
+        yield ok(listed(shown))

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from asterisk_exporter.doctor import prometheus_api
-from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, warning
+from asterisk_exporter.doctor.finding import (
+    Finding,
+    critical,
+    listed,
+    not_set_up,
+    ok,
+    some,
+    warning,
+)
 from asterisk_exporter.doctor.pbx import Pbx
 from asterisk_exporter.doctor.prometheus import NOT_SET_UP
 from asterisk_exporter.doctor.prometheus_api import epoch
@@ -17,8 +25,6 @@ GROUPS = (
     *("recording", "recording_budget", "recording_long", "records", "routing"),
     *("security", "service_level", "thresholds", "trunks", "usual", "voice"),
 )
-#: Findings of one kind; more are counted.
-MOST = 8
 _LATE = 3
 _PLAYBOOK = "run the playbook with --tags prometheus"
 Group = dict[str, Any]
@@ -50,19 +56,18 @@ def judged(groups: Sequence[Group], now: float) -> Iterator[Finding]:
             f"groups of rules are missing: {', '.join(missing)}: their alerts cannot fire",
             f"To load the rules of this version, {_PLAYBOOK}.",
         )
-    failing = [
-        (f"{group['name']}: {rule['name']}", str(rule.get("lastError")))
-        for group in groups
-        for rule in group["rules"]
-        if rule["health"] == "err"
-    ]
-    for rule, error in failing[:MOST]:
-        yield warning(
-            f"the rule {rule} fails: {error[:300]}",
-            "docs/runbooks/AlertRulesFailing.md says what such an error means.",
-        )
-    if len(failing) > MOST:
-        yield warning(f"and {len(failing) - MOST} more rules fail", "As above.")
+    yield from some(
+        [
+            warning(
+                f"the rule {group['name']}: {rule['name']} fails: "
+                f"{str(rule.get('lastError'))[:300]}",
+                "docs/runbooks/AlertRulesFailing.md says what such an error means.",
+            )
+            for group in groups
+            for rule in group["rules"]
+            if rule["health"] == "err"
+        ]
+    )
     yield from _judged_age(groups, now)
     rules = [rule for group in groups for rule in group["rules"]]
     firing = sorted({rule["name"] for rule in rules if rule.get("state") == "firing"})
@@ -81,7 +86,7 @@ def _judged_age(groups: Sequence[Group], now: float) -> Iterator[Finding]:
     if late:
         oldest = max(age for _, age in late)
         yield critical(
-            f"{', '.join(name for name, _ in late[:MOST])}: not evaluated for up to {oldest:.0f} s:"
+            f"{listed([name for name, _ in late])}: not evaluated for up to {oldest:.0f} s:"
             " alerts come late or not at all",
             "Prometheus hangs or is overloaded; on its host: journalctl -u prometheus -n 20; "
             "uptime",

@@ -8,7 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from asterisk_exporter.ami.errors import UnknownActionError
 from asterisk_exporter.collectors.endpoints import UNREACHABLE, endpoints
 from asterisk_exporter.collectors.registrations import Registration, registrations
-from asterisk_exporter.doctor.finding import Finding, critical, not_set_up, ok, some, warning
+from asterisk_exporter.doctor.finding import (
+    Finding,
+    critical,
+    listed,
+    not_set_up,
+    ok,
+    some,
+    warning,
+)
 from asterisk_exporter.doctor.pbx import Pbx
 
 #: What each status of an outbound registration asks for, and Stopped like Rejected.
@@ -60,8 +68,7 @@ def judge(
     well = [f"{row.name} registered at {row.server}" for row in registered if row.registered]
     well += [f"{name} reachable" for name in trunks if bad[name] is None]
     if well:
-        more = f", and {len(well) - 8} more" if len(well) > 8 else ""
-        yield ok(", ".join(well[:8]) + more)
+        yield ok(listed(well))
 
 
 def _unregistered(row: Registration) -> Finding:
