@@ -133,6 +133,7 @@ def test_where_from_each_may_log_in():
     assert list(judge_acls([], exposed=True)) == []
     many = list(judge_acls([known(str(n), False, None) for n in range(20)], exposed=True))
     assert (len(many), many[-1].text) == (9, "and 12 more like these")
+    assert many[-1].action == "As above."
 
 
 # logins

@@ -222,14 +222,6 @@ def acl(pbx: Pbx) -> Iterator[Finding]:
     yield from judge_acls(known, ami_beyond_loopback(pbx))
 
 
-def _without_acl(name: str) -> Finding:
-    return warning(
-        f"AMI user {name!r} may log in from anywhere, and AMI listens beyond loopback",
-        f"Name the networks: permit of {name} in pbx_manager_users (deny = 0.0.0.0/0, "
-        f"deny = ::/0 and permit in manager.conf); {_RELOAD}",
-    )
-
-
 def judge_acls(users: Iterable[User], exposed: bool) -> Iterator[Finding]:
     """Judge the ACLs. ``exposed``: others than this machine reach AMI."""
     bare: list[str] = []
@@ -247,3 +239,11 @@ def judge_acls(users: Iterable[User], exposed: bool) -> Iterator[Finding]:
         said.append(f"{', '.join(bare)} from anywhere, but AMI is on loopback")
     if said:
         yield ok("; ".join(said))
+
+
+def _without_acl(name: str) -> Finding:
+    return warning(
+        f"AMI user {name!r} may log in from anywhere, and AMI listens beyond loopback",
+        f"Name the networks: permit of {name} in pbx_manager_users (deny = 0.0.0.0/0, "
+        f"deny = ::/0 and permit in manager.conf); {_RELOAD}",
+    )

@@ -54,7 +54,8 @@ def some(findings: Sequence[Finding]) -> Iterator[Finding]:
     yield from findings[:MOST]
     rest = findings[MOST:]
     if rest:
-        yield Finding(worst(finding.status for finding in rest), f"and {len(rest)} more like these")
+        status = worst(finding.status for finding in rest)
+        yield Finding(status, f"and {len(rest)} more like these", "As above.")
 
 
 def listed(names: Sequence[str], most: int = MOST) -> str:
