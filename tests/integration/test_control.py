@@ -157,8 +157,14 @@ def test_the_space_of_a_parked_call_fetches_it(lab: Lab) -> None:
 def test_a_full_parking_lot_leaves_the_call_alone(lab: Lab) -> None:
     spaces = re.search(r"Parking Spaces\s+:\s+(\d+)-(\d+)", lab.asterisk("parking show default"))
     assert spaces
-    for _ in range(int(spaces[2]) - int(spaces[1]) + 1):
+    size = int(spaces[2]) - int(spaces[1]) + 1
+    for _ in range(size):
         lab.asterisk("channel originate Local/700@internal application Wait 30")
+    wait_until(
+        lambda: len(re.findall(r"Space\s+:", lab.asterisk("parking show default"))) == size,
+        10,
+        "the lot is full",
+    )
     result = ctl(lab, "call", "park", "102")
     assert result.returncode == 1
     assert "Is a space free?" in result.stderr
