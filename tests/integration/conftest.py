@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from lab import Lab, wait_until
+from lab import Lab
 
 
 @pytest.fixture(scope="session")
@@ -23,4 +23,4 @@ def started(lab: Lab) -> Iterator[Callable[[str], None]]:
     yield services.append
     for service in services:
         lab.run(f"systemctl reset-failed {service}; systemctl start {service}")
-    wait_until(lambda: lab.exec("asterisk-exporter check").returncode == 0, 30, "a healthy lab")
+    lab.wait_until_well()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-import urllib.error
 from dataclasses import dataclass, field
+from http.client import HTTPException
 
-from lab import Lab
+from lab import Lab, wait_until
 
 #: The counters of queue_log and of call records.
 HISTORY = re.compile(
@@ -34,6 +34,21 @@ def settled(lab: Lab) -> bool:
     return lag == 0 and lab.run("python3 -", stdin=UNDECIDED).strip() == "0"
 
 
+def wait_until_read(lab: Lab, source: str) -> None:
+    """Return when a journal has been read as far as it goes now."""
+    poll = f"asterisk_exporter_collector_duration_seconds{{collector={source}}}"
+    for _ in range(2):  # the poll that ends first may have begun before
+        last = lab.metrics()[poll]
+        wait_until(lambda last=last: lab.metrics()[poll] != last, 60, f"{source} is read")
+
+
+def wait_until_settled(lab: Lab) -> None:
+    """Return when no call is up, and those that were are counted: no figure is on its way."""
+    lab.wait_until_quiet()
+    wait_until_read(lab, "cdr")
+    wait_until(lambda: settled(lab), 60, "all calls are decided")
+
+
 @dataclass
 class Watch:
     """Scrapes as fast as it can, and remembers every counter that went down."""
@@ -48,8 +63,8 @@ class Watch:
         while not self.over:
             try:
                 metrics = self.lab.metrics()
-            except (urllib.error.URLError, OSError):
-                metrics = {}  # just killed
+            except (OSError, HTTPException):
+                metrics = {}  # just killed, perhaps amid its answer
             self.scrapes += bool(metrics)
             for name, value in metrics.items():
                 if HISTORY.match(name):

@@ -41,7 +41,7 @@ class Lab:
             text=True,
             errors="backslashreplace",  # a log may have a caller's bytes
             check=False,
-            timeout=300,
+            timeout=600,
         )
 
     def run(self, command: str, stdin: str = "") -> str:
@@ -68,9 +68,9 @@ class Lab:
             check=True,
         ).stdout.strip()
 
-    def get(self, url: str) -> str:
+    def get(self, url: str, seconds: float = 2) -> str:
         """Fetch a page. It has 2 seconds, like a scrape."""
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=seconds) as response:
             return str(response.read().decode())
 
     def exposition(self) -> str:
@@ -88,13 +88,14 @@ class Lab:
     def prometheus(self, query: str) -> float | None:
         """Ask Prometheus for one number; None when it has no answer."""
         api = f"{self.url('prometheus')}/api/v1/query?query={urllib.parse.quote(query)}"
-        result: list[Any] = json.loads(self.get(api))["data"]["result"]
+        result: list[Any] = json.loads(self.get(api, seconds=20))["data"]["result"]
         assert len(result) <= 1, result
         return float(result[0]["value"][1]) if result else None
 
     def wait_until_quiet(self) -> None:
         """Return when no call is up."""
-        wait_until(lambda: "0 active" in self.asterisk("core show channels count"), 60, "quiet")
+        count = "core show channels count"
+        wait_until(lambda: self.asterisk(count).startswith("0 active channels"), 90, "quiet")
 
     def wait_until_well(self) -> None:
         """Return when the health check finds nothing."""
