@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from doctor import Doctor
-from lab import Lab
+from lab import Lab, wait_until
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ def test_a_record_without_a_month_gets_one(lab: Lab) -> None:
     assert lab.run("systemctl is-enabled cdr-partitions.timer").strip() == "enabled"
     lab.run("systemctl start cdr-partitions.service")
     assert lab.sql(where) == [["cdr_2001_02"]]
-    said = lab.run("journalctl --unit cdr-partitions --lines 20 --output cat --no-pager")
-    assert "filed 1 records in cdr_2001_02" in said
+    journal = "journalctl --unit cdr-partitions --lines 20 --output cat --no-pager"
+    filed = "filed 1 records in cdr_2001_02"
+    wait_until(lambda: filed in lab.run(journal), 20, "the journal has it")
     assert Doctor(lab).look().link("CDR months")["status"] == "OK"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import textwrap
-import urllib.error
 import urllib.request
 
 from lab import Lab, wait_until
@@ -34,7 +33,7 @@ def fetch(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             return str(response.read().decode())
-    except urllib.error.URLError:
+    except OSError:
         return ""
 
 
@@ -60,7 +59,7 @@ def test_odd_names_are_exposed_as_they_are(lab: Lab) -> None:
     )
     try:
         url = f"{address}:{PORT}/metrics"
-        text = wait_until(lambda: fetch(url), 20, "the exporter answers")
+        text = wait_until(lambda: fetch(url), 60, "the exporter answers")
         lab.run("promtool check metrics", stdin=text)
         samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
         answered = {

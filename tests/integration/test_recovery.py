@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
+import pytest
+from history import wait_until_read, wait_until_settled
 from lab import Lab, wait_until
 
 UP = "asterisk_up{}"
@@ -15,6 +16,14 @@ def records(metrics: dict[str, float]) -> float:
     return sum(v for k, v in metrics.items() if k.startswith("asterisk_cdr_records_total{"))
 
 
+@pytest.fixture
+def calm(lab: Lab) -> None:
+    """All is well, and no record of a call before is on its way."""
+    lab.wait_until_well()
+    wait_until_settled(lab)
+
+
+@pytest.mark.usefixtures("calm")
 def test_exporter_is_back_within_10_seconds_of_asterisk(
     lab: Lab, started: Callable[[str], None]
 ) -> None:
@@ -54,22 +63,24 @@ def test_wrong_password_is_told_apart_from_a_dead_asterisk(lab: Lab) -> None:
     assert "not-the-secret-of-anyone" not in wrong.stdout + wrong.stderr
 
 
+@pytest.mark.usefixtures("calm")
 def test_call_records_survive_a_restart_of_the_database(
     lab: Lab, started: Callable[[str], None]
 ) -> None:
     started("postgresql")
     before = lab.metrics()
     lab.run("systemctl stop postgresql")
-    wait_until(lambda: lab.metrics()[CDR_READER] == 0, 20, "the exporter misses the database")
+    wait_until(lambda: lab.metrics()[CDR_READER] == 0, 60, "the exporter misses the database")
     during = lab.metrics()
     assert during[UP] == 1
     assert records(during) == records(before)
     lab.run("systemctl start postgresql")
-    wait_until(lambda: lab.metrics()[CDR_READER] == 1, 30, "the exporter reads the database again")
+    wait_until(lambda: lab.metrics()[CDR_READER] == 1, 60, "the exporter reads the database again")
     lab.run("lab-call extension 101 102 3")
-    wait_until(lambda: records(lab.metrics()) == records(before) + 1, 20, "the new record counts")
+    wait_until(lambda: records(lab.metrics()) == records(before) + 1, 60, "the new record counts")
 
 
+@pytest.mark.usefixtures("calm")
 def test_killed_exporter_counts_on_where_it_was(lab: Lab) -> None:
     before = records(lab.metrics())
     lab.run("systemctl kill --signal=KILL asterisk-exporter")
@@ -81,6 +92,6 @@ def test_killed_exporter_counts_on_where_it_was(lab: Lab) -> None:
         except OSError:  # it is just starting
             return 0
 
-    wait_until(lambda: counted() >= before + 1, 30, "the record made meanwhile counts")
-    time.sleep(6)  # one more poll: nothing is read twice
+    wait_until(lambda: counted() >= before + 1, 60, "the record made meanwhile counts")
+    wait_until_read(lab, "cdr")  # once more: nothing is read twice
     assert counted() == before + 1
