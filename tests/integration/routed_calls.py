@@ -1,8 +1,8 @@
 """On the lab machine: calls, placed together, and what became of each.
 
-Standard input is JSON: {number that is called: [command that calls it, its standard input in
-hexadecimal]}. Standard output too: of each number the caller's uniqueid and its lines of queue_log,
-and what was logged meanwhile.
+routed_calls.py COMMAND, which a shell runs right before the first call. Standard input is JSON:
+{number that is called: [command that calls it, its standard input in hexadecimal]}. Standard output
+too: of each number the caller's uniqueid and its lines of queue_log, and what was logged meanwhile.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 # Asterisk and a script a call share two processors with the measuring
 APART_SECONDS = 0.15
-LONGEST_SECONDS = 10
+LONGEST_SECONDS = 30
 LOGS = [Path("/var/log/asterisk", name) for name in ("queue_log", "messages.log")]
 
 
@@ -57,6 +57,7 @@ calls = json.load(sys.stdin)
 sizes = {log: log.stat().st_size for log in LOGS}
 run("asterisk", "-rx", "dialplan reload")  # it forgets who called before
 began = datetime.now().strftime("%F %T.%f")
+run("sh", "-c", sys.argv[1])
 placed = []
 for command, given in calls.values():
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import shlex
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import hostile_crm
 import pytest
+from history import wait_until_read
 from lab import ROOT, Lab, wait_until
 
 DID = "+493055505"
@@ -26,7 +27,8 @@ ROUTING = "/etc/asterisk/extensions.d/call-routing.conf"
 SCRIPT = "/opt/call-routing/crm_route.py"
 HERE = "/run/test-routing"
 HOSTILE = "http://127.0.0.1:8099"
-LONGEST_MS = 2500
+#: The dialplan ends what takes 2.4 s, and a busy machine is late; two attempts would take 4 s.
+LONGEST_MS = 3500
 
 
 class Routed(NamedTuple):
@@ -156,9 +158,10 @@ class Way:
             command += f"; systemctl reset-failed call-routing; systemctl {verb} call-routing"
         self.lab.run(command, json.dumps({**self.settings, "url": url, **more}))
 
-    def place(self, calls: dict[str, tuple[list[str], str]]) -> Batch:
-        """Place calls together."""
-        told = json.loads(self.lab.run(f"python3 {HERE}/routed_calls.py", json.dumps(calls)))
+    def place(self, calls: dict[str, tuple[list[str], str]], before: str = "") -> Batch:
+        """Place calls together, right after a command."""
+        command = f"python3 {HERE}/routed_calls.py {shlex.quote(before)}"
+        told = json.loads(self.lab.run(command, json.dumps(calls)))
         found = {}
         for number, call in told["calls"].items():
             routes = [line for line in call["lines"] if line[4] == "ROUTE"]
@@ -245,7 +248,8 @@ def together(way: Way) -> Together:
     lab = way.lab
     lab.run("rm -f /tmp/x")
     way.use(f"{HOSTILE}/each", failures=100)
-    before = wait_until(lambda: counted(lab), 5, "the metrics are there")
+    wait_until_read(lab, "queue_log")
+    before = counted(lab)
     batch = way.place(
         {
             # who comes into the queue vip comes first and last: it does not take them all at once
@@ -254,13 +258,9 @@ def together(way: Way) -> Together:
             **{number: local(number) for number in (*OF_CRM.values(), *OF_CALLER.values())},
         }
     )
-    end = time.monotonic() + 10
-    while True:
-        after = counted(lab)
-        grown = {name: value - before[name] for name, value in after.items()}
-        if grown["times"] >= len(batch.calls) or time.monotonic() > end:
-            return Together(batch, {name: value for name, value in grown.items() if value})
-        time.sleep(0.5)
+    wait_until_read(lab, "queue_log")
+    grown = {name: value - before[name] for name, value in counted(lab).items()}
+    return Together(batch, {name: value for name, value in grown.items() if value})
 
 
 # --- the calls that are placed together
@@ -325,8 +325,8 @@ def test_nothing_was_run(way: Way, together: Together) -> None:  # noqa: ARG001
 def test_a_caller_who_hangs_up_meanwhile(way: Way, together: Together) -> None:
     found = together.batch.calls[HANGS_UP]
     assert (found.result, found.queue) == ("abandoned", "")
-    # CURL() hears of it when it has its answer
-    assert found.milliseconds < (LONGEST_MS if way.name == "curl" else 1500)
+    # CURL() hears of it when it has its answer, after 2 s
+    assert found.milliseconds < (LONGEST_MS if way.name == "curl" else 1900)
 
 
 # --- one at a time
@@ -382,7 +382,9 @@ def test_who_says_nothing_is_not_waited_for(way: Way) -> None:
     if way.name == "fastagi":
         mute = 'import socket, time; s = socket.create_server(("127.0.0.1", 4573)); time.sleep(60)'
         prepare = (
-            f"systemctl stop call-routing; systemd-run --quiet --unit test-mute python3 -c '{mute}'"
+            "systemctl stop call-routing; "
+            f"systemd-run --quiet --collect --unit test-mute python3 -c '{mute}'; "
+            "until ss -Hltn 'sport = :4573' | grep -q .; do sleep 0.1; done"
         )
         mend = "systemctl stop test-mute"
     else:
@@ -403,14 +405,15 @@ def test_who_says_nothing_is_not_waited_for(way: Way) -> None:
 @FASTAGI
 def test_a_service_that_stands_still_is_started_again(way: Way) -> None:
     way.use(f"{HOSTILE}/good")
-    way.lab.run("systemctl kill -s STOP call-routing")
-    numbers = list(OF_CRM.values())[:5]
-    for found in way.place({number: local(number) for number in numbers}).calls.values():
+    calls = {number: local(number) for number in list(OF_CRM.values())[:5]}
+    # the watchdog comes two seconds later: all have called before
+    placed = way.place(calls, before="systemctl kill -s STOP call-routing")
+    for found in placed.calls.values():
         # an error, when the watchdog came first
         assert found.result in ("timeout", "error")
         assert found.queue == FALLBACK
         assert found.milliseconds < LONGEST_MS
-    wait_until(lambda: way.call().result == "routed", 10, "the service is there again")
+    wait_until(lambda: way.call().result == "routed", 60, "the service is there again")
 
 
 @NOT_CURL
@@ -422,26 +425,28 @@ def test_a_dead_crm_soon_costs_a_caller_nothing(way: Way) -> None:
     assert min(call.milliseconds for call in first) >= 1900
     found = way.call()
     assert (found.result, found.queue) == ("error", FALLBACK)
-    assert found.milliseconds < 500
+    assert found.milliseconds < 1000
 
 
 @NOT_CURL
 def test_what_the_crm_says_is_on_the_call(way: Way) -> None:
     lab = way.lab
     way.use("http://127.0.0.1:8085/api", lab.run(f"cat {HERE}/crm-token").strip())
-    lab.run("systemd-run --quiet --collect lab-call provider +491701234567 +493055505 5")
+    lab.run("systemd-run --quiet --collect lab-call provider +491701234567 +493055505 60")
     channel = wait_until(
         lambda: re.search(r"^PJSIP/provider\S+", lab.asterisk("core show channels concise"), re.M),
-        5,
+        20,
         "the call is there",
     )[0].split("!")[0]
 
     def shown() -> str:
         return lab.asterisk(f"core show channel {channel}")
 
-    wait_until(lambda: "ROUTE_RESULT=routed" in shown(), 5, "it is routed")
-    text = shown()
+    text = wait_until(
+        lambda: "Application: Queue" in (found := shown()) and found, 20, "it is in a queue"
+    )
     lab.asterisk("channel request hangup all")
+    assert "ROUTE_RESULT=routed" in text
     for line in ("CRM_CONTACT=4711", "ROUTE_TARGET=queue:vip", "QUEUE_PRIO=10"):
         assert line in text
     assert re.search(r"Language: de", text)
@@ -464,12 +469,12 @@ def test_curl_sends_the_token_and_no_console_shows_it(way: Way) -> None:
     way.use("http://127.0.0.1:8085/api", token)
     lab.asterisk("dialplan reload")
     shown = f"{HERE}/console"
-    command = f"sleep 9 | asterisk -rvvvvv >{shown}"
+    command = f"sleep 300 | asterisk -rvvvvv >{shown}"
     lab.run(f"systemd-run --quiet --collect --unit test-console sh -c '{command}'")
-    wait_until(lambda: lab.exec(f"test -s {shown}").returncode == 0, 5, "a console")
+    wait_until(lambda: lab.exec(f"test -s {shown}").returncode == 0, 20, "a console")
     lab.run("lab-call provider +491701234567 +493055505 2 || true")
     console = wait_until(
-        lambda: "ROUTE_RESULT=routed" in (text := lab.run(f"cat {shown}")) and text, 5, "a call"
+        lambda: "ROUTE_RESULT=routed" in (text := lab.run(f"cat {shown}")) and text, 20, "a call"
     )
     lab.run("systemctl stop test-console")
     assert token not in console
