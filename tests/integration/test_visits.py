@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from history import wait_until_settled
 from lab import Lab, wait_until
 from visits import ADDED, KILLED, QUEUE_LOG, Ledger, more_queues, run
 
@@ -96,10 +97,12 @@ class Proof:
 @pytest.fixture(scope="module")
 def proof(lab: Lab) -> Iterator[Proof]:
     with more_queues(lab):
+        wait_until_settled(lab)
         began = int(time.time())
         before = lab.metrics()
         lines = int(lab.run(f"wc -l <{QUEUE_LOG}"))
         ledger = run(lab)
+        wait_until_settled(lab)
         gained = lab.run(f"tail -n +{lines + 1} {QUEUE_LOG}").splitlines()
         yield Proof(ledger, recount(gained), before, began)
 
@@ -122,7 +125,7 @@ def expect(lab: Lab, proof: Proof, family: str, gains: dict[str, int]) -> None:
         return last == gains
 
     try:
-        wait_until(same, 30, family)
+        wait_until(same, 60, family)
     except AssertionError:
         assert last == gains, family
 
@@ -249,5 +252,5 @@ def test_missed_lists_each_caller_with_the_reason(lab: Lab, proof: Proof) -> Non
             listed.add(key)
         return {key for key in listed if key[0] in {caller for caller, *_ in expected}} == expected
 
-    wait_until(same, 30, "the missed calls are listed")
+    wait_until(same, 60, "the missed calls are listed")
     assert any(call.epoch == KILLED.name for call in proof.ledger.calls if call.row.missed)

@@ -137,21 +137,21 @@ EVERY_WAY = Epoch(
         Row("agent ends", "queue:agent-ends", 40, 60, "answered", agent="112", every=1.2),
         Row("caller ends", "queue:caller-ends", 40, 8, "answered", agent="111", every=1.2),
         Row("transfer", "queue:transfers", 12, 12, "answered", agent="113", every=3),
-        Row("consultation", "queue:consults", 8, 16, "answered", agent="114", every=4),
+        Row("consultation", "queue:consults", 8, 24, "answered", agent="114", every=4),
         Row("rings all", "queue:ring-all", 12, 60, "answered", agent="112", every=2.5),
         Row("local member", "queue:local-member", 12, 60, "answered", agent="112", every=2.5),
         Row("after a prompt", "default", 10, 60, "answered", agent="112", every=2.5),
         Row("abandoned", "queue:nobody", 40, 8, "abandoned"),
-        Row("short", "queue:nobody", 40, 3.5, "abandoned", short=True, start=1),
+        Row("short", "queue:nobody", 40, 2.5, "abandoned", short=True, start=1),
         Row("timeout", "queue:nobody", 30, 30, "timeout", start=2),
         Row("key", "queue:nobody", 15, 20, "key", start=3, scenario=f"{WORK}/presses-1.xml"),
         Row("withdrawn", "queue:nobody", 15, 30, "withdrawn"),
         Row("voicemail next", "queue:records", 6, 9, "timeout"),
         Row("queue next", "queue:spills", 6, 60, "timeout", RING_ALL, agent="112", every=4),
         Row("empty", "queue:emptying", 12, 60, "empty"),
-        Row("join empty", "queue:emptying", 15, 60, "join_empty", start=9),
+        Row("join empty", "queue:emptying", 15, 60, "join_empty", start=10),
         Row("fills", "queue:full", 1, 15, "abandoned"),
-        Row("full", "queue:full", 15, 60, "full", start=3),
+        Row("full", "queue:full", 15, 60, "full", start=6),
         Row("closed", "queue:closed", 15, 60, "closed"),
         Row(
             "ignored, answered",
@@ -194,12 +194,12 @@ EVERY_WAY = Epoch(
     (
         (7, f"python3 {WORK}/withdraw.py nobody {{withdrawn}}"),
         (6, asterisk("queue pause member PJSIP/121 queue emptying")),
-        (14, asterisk("queue unpause member PJSIP/121 queue emptying")),
+        (19, asterisk("queue unpause member PJSIP/121 queue emptying")),
         (20, asterisk("queue reload all")),
         (25, asterisk("core reload")),
-        (3, "lab-call extension 101 102 5"),
+        (3, "lab-call extension 101 102 10"),
         # 0 is the way out, 00 the way abroad: a missed caller is called back.
-        (40, "lab-call extension 102 000{called_back} 5"),
+        (40, "lab-call extension 102 000{called_back} 10"),
     ),
 )
 
@@ -208,7 +208,7 @@ AFTER_THE_RESET = Epoch("after the reset", SOON)
 KILLED = Epoch(
     "killed",
     (
-        Row("lost", "queue:nobody", 6, 9, "lost", status=None),
+        Row("lost", "queue:nobody", 6, 14, "lost", status=None),
         Row(
             "talking",
             "queue:caller-ends",
@@ -347,7 +347,7 @@ def start(lab: Lab) -> None:
     script.append(asterisk("dialplan reload"))
     script.append(asterisk(f"queue add member {LOCAL_MEMBER} to local-member"))
     lab.run(SHELL, stdin="\n".join(script))
-    wait_until(lambda: phones_reachable(lab), 20, "Asterisk reaches the phones")
+    wait_until(lambda: phones_reachable(lab), 60, "Asterisk reaches the phones")
 
 
 def phones_reachable(lab: Lab) -> bool:
@@ -380,7 +380,7 @@ def more_queues(lab: Lab) -> Iterator[None]:
         configure(lab)
         # It would tell the state of a phone that it no longer has until its next start.
         lab.run("systemctl restart asterisk")
-        wait_until(lambda: lab.exec("asterisk-exporter check").returncode == 0, 30, "all is well")
+        lab.wait_until_well()
 
 
 # --- one epoch -----------------------------------------------------------------------------------
@@ -475,8 +475,8 @@ def abandoned(lab: Lab) -> dict[str, int]:
     return {q: int(a) for q, a in re.findall(r"^(\S+) has .*, A:(\d+),", shown, re.MULTILINE)}
 
 
-def quiet(lab: Lab) -> bool:
-    return "0 active channels" in lab.asterisk("core show channels count")
+def is_booted(lab: Lab) -> bool:
+    return lab.exec(asterisk("core waitfullybooted")).returncode == 0
 
 
 def run(lab: Lab, scale: float = 1) -> Ledger:
@@ -486,9 +486,9 @@ def run(lab: Lab, scale: float = 1) -> Ledger:
     for number, epoch in enumerate((EVERY_WAY, AFTER_THE_RESET, KILLED, AFTER_THE_START)):
         calls = play(lab, number, epoch, scale)
         if epoch is KILLED:
-            lab.run(asterisk("core waitfullybooted"))
-            wait_until(lambda: phones_reachable(lab), 30, "Asterisk reaches the phones again")
-        wait_until(lambda: quiet(lab), 30, "all calls are over")
+            wait_until(lambda: is_booted(lab), 60, "Asterisk is started again")
+            wait_until(lambda: phones_reachable(lab), 60, "Asterisk reaches the phones again")
+        lab.wait_until_quiet()
         seen = seen_by_phones(lab)
         check_phones(calls, seen)
         ledger.calls += calls
