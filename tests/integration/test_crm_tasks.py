@@ -19,6 +19,7 @@ from typing import Any
 import crm_tasks
 import pytest
 import yaml
+from history import wait_until_settled
 from lab import Lab, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from test_control import ANSI, channels, channels_of
@@ -130,6 +131,20 @@ class Tasks:
             for sample in family.samples
         ]
 
+    def all_is_read(self) -> bool:
+        """Whether the exporter of the tests' own reads what it counts from."""
+        try:
+            samples = self.scrape(OWN_PORT)
+        except OSError:  # it is just starting
+            return False
+        read = [
+            value
+            for name, has, value in samples
+            if name == "asterisk_exporter_collector_success"
+            and has["collector"] in ("cdr", "queue_log")
+        ]
+        return read == [1, 1]
+
     def value(self, task: str, name: str, port: int = 9739, **labels: str) -> float:
         """Return the sum of a row's metric."""
         assert name in self.rows[task].metrics, f"{task}: the document has no {name}"
@@ -145,7 +160,7 @@ class Tasks:
         """Expect a row's metric to change by so much."""
         wanted = self.value(task, name, **labels) + by
         yield
-        wait_until(lambda: self.value(task, name, **labels) == wanted, 5, f"{name} {by:+}")
+        wait_until(lambda: self.value(task, name, **labels) == wanted, 20, f"{name} {by:+}")
 
     def _prepared(self, environment: dict[str, str]) -> str:
         known = " ".join(f"{k}={v}" for k, v in {**ENVIRONMENT, **environment}.items())
@@ -178,7 +193,10 @@ def tasks(lab: Lab) -> Iterator[Tasks]:
         f"{unit}=crm-tasks-notifier asterisk-exporter notify",
         stdin=yaml.safe_dump(config),
     )
-    yield Tasks(lab)
+    wait_until_settled(lab)
+    made = Tasks(lab)
+    wait_until(made.all_is_read, 60, "the exporter of the tests' own has begun to count")
+    yield made
     lab.exec("systemctl stop crm-tasks-webhook crm-tasks-exporter crm-tasks-notifier")
     lab.run(f"rm -rf {LOG} {WORK}")
 
@@ -210,23 +228,27 @@ def test_health_report(tasks: Tasks) -> None:
 @each_way
 def test_calls(way: str, tasks: Tasks) -> None:
     lab = tasks.lab
-    wait_until(lambda: not channels(lab), 10, "no channels")
+    wait_until(lambda: not channels(lab), 30, "no channels")
     try:
         with tasks.change("Originate a call", "asterisk_calls", 1):
             tasks.do("Originate a call", way)
         concise = "core show channels concise"
-        wait_until(lambda: lab.asterisk(concise).count("!Up!") == 2, 10, "they talk")
+        wait_until(lambda: lab.asterisk(concise).count("!Up!") == 2, 30, "they talk")
         [moved] = channels_of(lab, "102")
         with tasks.change("Park a call", "asterisk_parked_calls", 1):
             tasks.do("Park a call", way)
         assert moved in lab.asterisk("parking show default")
         tasks.do("Transfer a call", way)
-        assert tasks.value("Transfer a call", "asterisk_channels", state="ringing") == 1
+        wait_until(
+            lambda: tasks.value("Transfer a call", "asterisk_channels", state="ringing") == 1,
+            8,
+            "it rings",
+        )
         assert channels_of(lab, "102") == [moved]
         assert len(channels_of(lab, "103")) == 1
         assert moved not in lab.asterisk("parking show default")
         tasks.do("Hang up", way)
-        wait_until(lambda: not channels(lab), 5, "nobody is left")
+        wait_until(lambda: not channels(lab), 20, "nobody is left")
         tasks.internal += 1
     finally:
         lab.asterisk("channel request hangup all")
@@ -292,29 +314,41 @@ def waiting(table: str, queue: str) -> list[int]:
     return [int(found) for found in re.findall(rf"│ {queue} +│ +(\d+) │", table)]
 
 
+@pytest.fixture
+def nobody_answers(lab: Lab) -> Iterator[None]:
+    """Who calls sales waits: its agents are paused."""
+    agents = ("103", "104", "105")
+    for agent in agents:
+        lab.asterisk(f"queue pause member PJSIP/{agent} queue sales")
+    yield
+    for agent in agents:
+        lab.asterisk(f"queue unpause member PJSIP/{agent} queue sales")
+
+
+@pytest.mark.usefixtures("nobody_answers")
 def test_queue_statistics(tasks: Tasks) -> None:
     now, watch, lab = "Queue statistics", "Watch the queues", tasks.lab
     query = f"SELECT linkedid FROM cdr WHERE src = '{CALLER}' ORDER BY id DESC LIMIT 1"
     before = lab.sql(query)
     with ThreadPoolExecutor() as pool:
         # Without --foreground the process group is told too: a second Ctrl-C, after the first.
-        ctrl_c = "timeout --foreground --preserve-status -s INT 9"
+        ctrl_c = "timeout --foreground --preserve-status -s INT 26"
         watched = pool.submit(tasks.command, watch, ctrl_c)
         with tasks.change(now, "asterisk_queue_calls_offered_total", 1, queue="sales"):
-            lab.run(f"systemd-run --quiet --collect lab-call provider {CALLER} +493055502 6")
-            wait_until(
-                lambda: tasks.value(watch, "asterisk_queue_callers", queue="sales") == 1,
-                5,
-                "a caller waits",
-            )
-            assert waiting(tasks.command(now), "sales") == [1]
-            [sales] = [queue for queue in tasks.python(now) if queue["name"] == "sales"]
-            assert (sales["waiting"], sales["today"]["offered"] > 0) == (1, True)
-            [sales] = tasks.python(watch)
-            assert (sales["name"], sales["waiting"]) == ("sales", 1)
+            lab.run(f"systemd-run --quiet --collect lab-call provider {CALLER} +493055502 14")
+        wait_until(
+            lambda: tasks.value(watch, "asterisk_queue_callers", queue="sales") == 1,
+            5,
+            "a caller waits",
+        )
+        assert waiting(tasks.command(now), "sales") == [1]
+        [sales] = [queue for queue in tasks.python(now) if queue["name"] == "sales"]
+        assert (sales["waiting"], sales["today"]["offered"] > 0) == (1, True)
+        [sales] = tasks.python(watch)
+        assert (sales["name"], sales["waiting"]) == ("sales", 1)
         seen = waiting(watched.result(), "sales")
         assert (1 in seen, seen[-1]) == (True, 0)
-    wait_until(lambda: lab.sql(query) != before, 5, "a record")
+    wait_until(lambda: lab.sql(query) != before, 20, "a record")
     tasks.missed.append(lab.sql(query)[0][0])
 
 
@@ -357,9 +391,9 @@ def test_lookup_and_route(tasks: Tasks) -> None:
         tasks.change(route, "asterisk_route_requests_total", 1, result="routed"),
         tasks.change(lookup, "asterisk_route_seconds", 1),
     ):
-        lab.run(f"systemd-run --quiet --collect lab-call provider {KNOWN_CALLER} +493055505 9")
+        lab.run(f"systemd-run --quiet --collect lab-call provider {KNOWN_CALLER} +493055505 60")
         wait_until(
-            lambda: "!Queue!vip," in lab.asterisk("core show channels concise"), 5, "she is in vip"
+            lambda: "!Queue!vip," in lab.asterisk("core show channels concise"), 20, "she is in vip"
         )
         lab.asterisk("channel request hangup all")
 
@@ -376,10 +410,10 @@ def test_missed_calls_are_posted(tasks: Tasks) -> None:
     def calls() -> list[str]:
         return [one["linkedid"] for one in tasks.posted(task) if one["event"] == "missed_call"]
 
-    wait_until(lambda: set(tasks.missed) <= set(calls()), 10, "the missed call is posted")
+    wait_until(lambda: set(tasks.missed) <= set(calls()), 60, "the missed call is posted")
     wait_until(
         lambda: tasks.value(task, "asterisk_notifier_sent_total", OWN_PORT) == len(calls()),
-        10,
+        60,
         "they are counted",
     )
 
@@ -388,7 +422,7 @@ def test_whom_to_call_back(tasks: Tasks) -> None:
     task, sales = "Whom to call back", {"destination": "sales"}
     for name in ("asterisk_missed_calls_total", "asterisk_missed_calls_outstanding"):
         wait_until(
-            lambda name=name: tasks.gained(task, name, **sales) == len(tasks.missed), 30, name
+            lambda name=name: tasks.gained(task, name, **sales) == len(tasks.missed), 60, name
         )
     listed = [call for call in tasks.python(task) if call["caller"] == CALLER]
     assert {call["linkedid"] for call in listed} >= set(tasks.missed)
@@ -401,7 +435,7 @@ def test_call_quality(tasks: Tasks) -> None:
     for task, name in (("Hang up", "asterisk_calls_total"), (quality, "asterisk_call_seconds")):
         wait_until(
             lambda task=task, name=name: tasks.gained(task, name, **internal) == tasks.internal,
-            30,
+            60,
             name,
         )
     assert tasks.gained(quality, "asterisk_rtp_mes") > 0
