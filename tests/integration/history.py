@@ -36,10 +36,18 @@ def settled(lab: Lab) -> bool:
 
 def wait_until_read(lab: Lab, source: str) -> None:
     """Return when a journal has been read as far as it goes now."""
-    poll = f"asterisk_exporter_collector_duration_seconds{{collector={source}}}"
+    seconds = f"asterisk_exporter_collector_duration_seconds{{collector={source}}}"
+
+    def last_poll() -> float | None:
+        """How long it took, which is never the same twice; 0 before the first."""
+        try:
+            return lab.metrics().get(seconds)
+        except OSError:  # it is just starting
+            return None
+
     for _ in range(2):  # the poll that ends first may have begun before
-        last = lab.metrics()[poll]
-        wait_until(lambda last=last: lab.metrics()[poll] != last, 60, f"{source} is read")
+        known = (None, 0, last_poll())
+        wait_until(lambda known=known: last_poll() not in known, 60, f"{source} is read")
 
 
 def wait_until_settled(lab: Lab) -> None:
