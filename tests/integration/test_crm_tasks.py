@@ -193,6 +193,7 @@ def tasks(lab: Lab) -> Iterator[Tasks]:
         f"{unit}=crm-tasks-notifier asterisk-exporter notify",
         stdin=yaml.safe_dump(config),
     )
+    lab.wait_until_well()
     wait_until_settled(lab)
     made = Tasks(lab)
     wait_until(made.all_is_read, 60, "the exporter of the tests' own has begun to count")
