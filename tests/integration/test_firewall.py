@@ -18,7 +18,7 @@ PBX = "198.18.77.11"
 HOST = "198.18.77.1"
 SIP_GUESSER, AMI_GUESSER, OTHER = "198.18.77.66", "198.18.77.67", "198.18.77.68"
 #: Long enough to be seen, short enough to see it end.
-BAN_SECONDS = 8
+BAN_SECONDS = 12
 ON = {
     "firewall_enabled": True,
     "firewall_ssh_sources": [f"{HOST}/32"],
@@ -143,35 +143,34 @@ def md5(text: str) -> str:
     return hashlib.md5(text.encode()).hexdigest()
 
 
-def guess_sip() -> None:
-    phone = Phone(SIP_GUESSER)
-    for secret in ("101", "1234", "secret"):
-        assert phone.register(secret) == "401"
+def guess_sip(secret: str) -> None:
+    assert Phone(SIP_GUESSER).register(secret) == "401"
 
 
-def guess_ami() -> None:
+def guess_ami(name: str) -> None:
     tls = ssl.create_default_context(cafile=str(ROOT / ".lab/secrets/tls-ca.pem"))
-    for name in ("admin", "crm", "exporter"):
-        with (
-            socket.create_connection((PBX, 5039), 5, (AMI_GUESSER, 0)) as plain,
-            tls.wrap_socket(plain, server_hostname=PBX) as ami,
-        ):
-            ami.sendall(f"Action: Login\r\nUsername: {name}\r\nSecret: {name}\r\n\r\n".encode())
-            with ami.makefile() as answers:
-                assert "Response: Error\n" in answers
+    with (
+        socket.create_connection((PBX, 5039), 5, (AMI_GUESSER, 0)) as plain,
+        tls.wrap_socket(plain, server_hostname=PBX) as ami,
+    ):
+        ami.sendall(f"Action: Login\r\nUsername: {name}\r\nSecret: {name}\r\n\r\n".encode())
+        with ami.makefile() as answers:
+            assert "Response: Error\n" in answers
 
 
-def banned_for_a_while(address: str, guess: Callable[[], None]) -> None:
+def banned_for_a_while(address: str, guess: Callable[[str], None], *guesses: str) -> None:
     """Guess; then that address alone is heard on no port, until its ban ends."""
     guesser, other = Phone(address), Phone(OTHER)
     assert guesser.ask("OPTIONS")
-    guess()
-    guessed = time.monotonic()
-    wait_until(lambda: not guesser.ask("OPTIONS"), 6, "a ban")
+    for what in guesses:
+        # A ban counts from when Asterisk wrote the last one down, a second before AMI says so.
+        guessed = time.monotonic()
+        guess(what)
+    wait_until(lambda: not guesser.ask("OPTIONS"), 20, "a ban")
     assert not connects(address, 5039)
     assert other.ask("OPTIONS")
     assert connects(OTHER, 5039)
-    wait_until(lambda: guesser.ask("OPTIONS"), BAN_SECONDS + 5, "the end of the ban")
+    wait_until(lambda: guesser.ask("OPTIONS"), BAN_SECONDS + 30, "the end of the ban")
     assert time.monotonic() - guessed > BAN_SECONDS - 1
 
 
@@ -192,7 +191,7 @@ def test_what_the_inventory_names_comes_in_and_nothing_else(guarded: Lab) -> Non
 
 @pytest.mark.usefixtures("guarded")
 def test_who_guesses_sip_passwords_is_banned() -> None:
-    banned_for_a_while(SIP_GUESSER, guess_sip)
+    banned_for_a_while(SIP_GUESSER, guess_sip, "101", "1234", "secret")
 
 
 def test_both_roles_again_change_nothing(guarded: Lab) -> None:
@@ -220,7 +219,7 @@ def test_rules_outlive_a_service_that_flushes_those_of_everybody(guarded: Lab) -
 
 @pytest.mark.usefixtures("guarded")
 def test_who_guesses_ami_passwords_is_banned_also_after_that_flush() -> None:
-    banned_for_a_while(AMI_GUESSER, guess_ami)
+    banned_for_a_while(AMI_GUESSER, guess_ami, "admin", "crm", "exporter")
 
 
 def test_turned_off_nothing_is_left(guarded: Lab) -> None:
