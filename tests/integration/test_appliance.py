@@ -61,8 +61,10 @@ def test_status_names_the_owner_and_every_service() -> None:
     assert result.returncode == 0
     text = result.stdout.decode()
     assert f"Lab of {ROOT}" in text
-    lines = text.splitlines()
-    assert [line.split() for line in lines if line.endswith(" active")] == [
+    # Machines that are tested beside us have services too.
+    _, _, ours = text.partition(": pbx1\n")
+    ours, _, _ = ours.partition("  process ")
+    assert [line.split() for line in ours.splitlines() if line.endswith(" active")] == [
         [unit, "active"]
         for unit in (
             "asterisk",
@@ -73,7 +75,7 @@ def test_status_names_the_owner_and_every_service() -> None:
             "prometheus-alertmanager",
         )
     ]
-    assert "grafana-server" not in text  # only some sites have it
+    assert "grafana-server" not in ours  # only some sites have it
 
 
 def test_another_clone_does_not_share_the_lab(lab: Lab, tmp_path: Path) -> None:
