@@ -80,7 +80,12 @@ def test_confined_asterisk_sends_voicemail_by_mail(lab: Lab, mailbox: str) -> No
     lab.asterisk(
         "channel originate Local/voicemail:106@destinations application MusicOnHold default,16"
     )
-    mail = wait_until(lambda: lab.exec(f"cat {mailbox}").stdout, 40, "a mail with the message")
+
+    def whole() -> str:
+        mail = lab.exec(f"cat {mailbox}").stdout
+        return mail if mail.rstrip().endswith("--") else ""
+
+    mail = wait_until(whole, 90, "a mail with the message")
     [message] = [part for part in email.message_from_string(mail).walk() if part.get_filename()]
     assert message.get_filename() == "msg0000.wav"
     assert message.get_payload(decode=True)[:4] == b"RIFF"

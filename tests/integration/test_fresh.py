@@ -37,7 +37,7 @@ def fresh(lab: Lab) -> Iterator[None]:
     assert created.returncode == 0, created.stdout
     yield
     exec_on_fresh("systemctl", "poweroff")
-    wait_until(lambda: not running(), 30, "the fresh machine is off")
+    wait_until(lambda: not running(), 120, "the fresh machine is off")
     subprocess.run(["rm", "-rf", MACHINE, f"{MACHINE}.built"], check=True)
     assert lab.playbook("playbooks/lab/create.yml").returncode == 0  # forgets its SSH entry
 

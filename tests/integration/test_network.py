@@ -35,7 +35,8 @@ def test_lab_passes_a_firewall_that_drops_and_leaves_it_as_it_was(tmp_path: Path
 
         # A site goes, and the network stays for the machine of another.
         sites={tmp_path}/.lab/sites
-        bash -c "exec -a 'systemd-nspawn --directory=$sites/other/machines/m' sleep 60" &
+        other="systemd-nspawn --directory=$sites/other/machines/m"
+        bash -c "exec -a '$other' sleep 600" >/dev/null 2>&1 &
         mkdir -p $sites/one/ssh
         $destroy -e lab_directory=$sites/one
         [ ! -e $sites/one ]

@@ -62,7 +62,7 @@ def converged(lab: Lab) -> Iterator[str]:
 
 def test_the_store_gets_samples_and_its_password_is_shown_nowhere(lab: Lab, converged: str) -> None:
     login = base64.b64encode(f"pbx:{PASSWORD}".encode()).decode()
-    wait_until(lambda: lab.run("cat /run/lab-store").strip() == f"Basic {login}", 30, "samples")
+    wait_until(lambda: lab.run("cat /run/lab-store").strip() == f"Basic {login}", 60, "samples")
     shown = lab.run("cat /etc/prometheus/prometheus.yml; ps -ewwo args; journalctl -u prometheus")
     assert PASSWORD not in shown + lab.get(f"{lab.url('prometheus')}/api/v1/status/config")
     assert PASSWORD not in converged
@@ -81,14 +81,14 @@ def test_what_the_alerts_rest_on(lab: Lab) -> None:
         sent = "prometheus_remote_storage_queue_highest_sent_timestamp_seconds"
         return lab.prometheus(f'time() - {sent}{{job="prometheus", remote_name="store"}}')
 
-    wait_until(lambda: (behind() or 99) < 12, 30, "the store is up to date")
+    wait_until(lambda: (behind() or 99) < 12, 90, "the store is up to date")
     answer(lab, 503)
-    wait_until(lambda: (behind() or 0) > 15, 40, "it falls behind while it is not there")
+    wait_until(lambda: (behind() or 0) > 15, 90, "it falls behind while it is not there")
     assert of_the_store("samples_failed_total") == 0
     answer(lab, 204)
-    wait_until(lambda: (behind() or 99) < 12, 60, "it has what waited")
+    wait_until(lambda: (behind() or 99) < 12, 120, "it has what waited")
     assert of_the_store("samples_failed_total") == 0
 
     answer(lab, 400)
-    refused = wait_until(lambda: of_the_store("samples_failed_total"), 30, "samples are refused")
+    refused = wait_until(lambda: of_the_store("samples_failed_total"), 90, "samples are refused")
     assert refused <= (of_the_store("samples_total") or 0)

@@ -165,7 +165,9 @@ def test_no_page_shows_a_secret(lab: Lab) -> None:
 
 def test_the_log_of_ansible_has_no_secret() -> None:
     """What ./appliance wrote while it made the lab."""
-    shown = "".join(path.read_text() for path in (ROOT / ".lab/log").glob("*.log"))
+    # What runs beside us may have written half a character.
+    logs = (ROOT / ".lab/log").glob("*.log")
+    shown = "".join(path.read_text(errors="replace") for path in logs)
     assert [name for name, value in generated().items() if len(value) > 8 and value in shown] == []
 
 
