@@ -99,7 +99,7 @@ def test_jitter_only_shortens(target_of):
 
 def test_while_it_waits_it_answers_at_once(ami_server, behave, target_of):
     server = ami_server(lambda *_: None)
-    session = AmiSession(target_of(server.port))
+    session = AmiSession(target_of(server.port), clock=Clock())
     with pytest.raises(ClosedBeforeBannerError):
         ask(session)
     began = time.monotonic()

@@ -181,6 +181,7 @@ def test_a_command_that_hangs_or_is_missing(pbx):
     pbx.timeout = 0.1
     with pytest.raises(LookError, match=r"sleep 5 did not end within 0\.1 s"):
         pbx.run(("sleep", "5"))
+    pbx.timeout = 10
     with pytest.raises(LookError, match="there is no command nothing-of-this-name"):
         pbx.run(("nothing-of-this-name",))
     assert pbx.run(("sh", "-c", "echo a; echo b >&2; exit 3")) == (3, "a\n", "b\n")

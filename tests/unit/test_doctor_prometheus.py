@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -371,7 +372,10 @@ class TestClocks:
         assert only(clocks.look(pbx_of(web.url))).status == OK
         web.api("query", {"result": [0, str(time.time() - 3600)]})
         found = only(clocks.look(pbx_of(web.url)))
-        assert (found.status, "3600.0 s behind" in found.text) == (CRITICAL, True)
+        assert (found.status, bool(re.search(r"360\d\.\d s behind", found.text))) == (
+            CRITICAL,
+            True,
+        )
 
     def test_nobody_answers(self, tmp_path):
         (tmp_path / "cdr-password").write_text("secret-of-the-test\n")

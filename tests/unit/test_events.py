@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 import pytest
@@ -276,7 +277,7 @@ def collector_of(target_of):
         assert not any(thread.is_alive() for thread in collector._threads)
 
 
-def wait_for(collector, condition, seconds=8.0) -> dict:
+def wait_for(collector, condition, seconds=30.0) -> dict:
     end = time.monotonic() + seconds
     while not condition(found := samples(collector.collect())):
         assert time.monotonic() < end, found
@@ -326,12 +327,11 @@ def test_a_malformed_event_is_counted_as_dropped_and_stops_nothing(ami_server, c
 def test_what_does_not_fit_into_the_queue_is_counted(ami_server, collector_of, monkeypatch):
     total = len(MESSAGES) * 20
 
-    def slowly(self, message):
-        time.sleep(0.3)
-
-    monkeypatch.setattr(Figures, "note", slowly)
+    go_on = threading.Event()
+    monkeypatch.setattr(Figures, "note", lambda *_: go_on.wait(30))
     collector = collector_of(ami_server(emits(STREAM * 20)), queue_length=5)
     found = wait_for(collector, lambda found: found[DROPPED,] >= total - 8)
+    go_on.set()
     assert found[UP,] == 1
     assert found[DROPPED,] < total
 
@@ -394,7 +394,8 @@ def test_a_failed_login_is_said_once_and_tried_patiently(ami_server, collector_o
     server = ami_server(MISBEHAVIOURS[name][0])
     with caplog.at_level(logging.ERROR):
         collector = collector_of(server)
-        time.sleep(2.5)
+        wait_for(collector, lambda _: caplog.messages)
+        time.sleep(1.5)
     assert samples(collector.collect())[UP,] == 0
     assert 1 <= len(server.connections) <= 4
     assert len([line for line in caplog.messages if line.startswith("events: ")]) == 1

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from asterisk_exporter.collectors import filesystems
 from asterisk_exporter.collectors.filesystems import TIMEOUT_SECONDS, FilesystemCollector
 
 SIZE, AVAIL = "asterisk_filesystem_size_bytes", "asterisk_filesystem_avail_bytes"
@@ -59,11 +60,12 @@ def test_a_file_system_that_hangs_delays_no_scrape(monkeypatch, caplog):
     collector = FilesystemCollector(["/nfs"])
     began = time.monotonic()
     assert samples(collector) == samples(collector) == {}
-    assert time.monotonic() - began < 4 * TIMEOUT_SECONDS
+    assert time.monotonic() - began < 2 * TIMEOUT_SECONDS + 2
     assert asked == ["/nfs"]
     assert caplog.text.count("no answer within") == 1
     answers.set()
-    assert (SIZE, "/nfs") in samples(collector)
+    while (SIZE, "/nfs") not in samples(collector):
+        assert time.monotonic() - began < 10
 
 
 def test_names_of_other_encodings(monkeypatch):
@@ -89,6 +91,7 @@ def test_two_scrapes_at_once(monkeypatch, tmp_path):
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_slowly)
+    monkeypatch.setattr(filesystems, "TIMEOUT_SECONDS", 10)
     collector = FilesystemCollector([str(tmp_path)])
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: samples(collector), range(4)))

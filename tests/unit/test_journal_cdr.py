@@ -475,13 +475,18 @@ def read_for(source, seconds: float) -> None:
         time.sleep(0.02)
 
 
+def first_decided(source, store) -> dict[tuple[str, ...], int]:
+    """Read until a call is decided; an autovacuum may hold it back for a moment."""
+    wait_until(lambda: not source.read() and decided(store))
+    return decided(store)
+
+
 def test_a_call_is_decided_when_it_has_settled(table, store):
-    with deciding(table, store) as source:
+    with deciding(table, store, settle_seconds=2) as source:
         insert_record(table.writer(), call_records("NO ANSWER")[0])
         read_for(source, 0.2)
         assert decided(store) == {}
-        read_for(source, 0.5)
-        assert decided(store) == {("inbound", "missed"): 1}
+        assert first_decided(source, store) == {("inbound", "missed"): 1}
 
 
 def test_a_leg_that_is_held_open_turns_a_missed_call_into_an_answered_one(table, store):
@@ -495,8 +500,7 @@ def test_a_leg_that_is_held_open_turns_a_missed_call_into_an_answered_one(table,
         read_for(source, 1.5)
         assert decided(store) == {}
         slow.commit()
-        read_for(source, 0.7)
-        assert decided(store) == {("inbound", "answered"): 1}
+        assert first_decided(source, store) == {("inbound", "answered"): 1}
 
 
 def test_a_later_leg_that_is_held_open_counts_too(table, store):
@@ -517,8 +521,7 @@ def test_a_later_leg_that_is_held_open_counts_too(table, store):
         read_for(source, 0.6)
         assert decided(store) == {}
         second.commit()
-        read_for(source, 0.7)
-        assert decided(store) == {("inbound", "answered"): 1}
+        assert first_decided(source, store) == {("inbound", "answered"): 1}
 
 
 def test_open_calls_survive_a_restart(table, store):
@@ -528,8 +531,7 @@ def test_open_calls_survive_a_restart(table, store):
         source.read()
     with deciding(table, store) as source:
         insert_record(table.writer(), answered)
-        read_for(source, 0.7)
-    assert decided(store) == {("inbound", "answered"): 1}
+        assert first_decided(source, store) == {("inbound", "answered"): 1}
 
 
 def test_calls_of_two_systems_in_one_table(table, store, tmp_path):
@@ -539,10 +541,8 @@ def test_calls_of_two_systems_in_one_table(table, store, tmp_path):
     with deciding(table, store) as one, deciding(table, other_store, system="pbx2") as two:
         insert_record(table.writer("pbx1"), ours)
         insert_record(table.writer("pbx2"), theirs)
-        read_for(one, 0.5)
-        read_for(two, 0.5)
-    assert decided(store) == {("inbound", "missed"): 1}
-    assert decided(other_store) == {("inbound", "answered"): 1}
+        assert first_decided(one, store) == {("inbound", "missed"): 1}
+        assert first_decided(two, other_store) == {("inbound", "answered"): 1}
     other_store.close()
 
 
@@ -587,7 +587,7 @@ def journal_of(table, store, poll_seconds=0.1, batch_rows=1000) -> Journal:
     return Journal(store, source_of(table, store, batch_rows), poll_seconds)
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "not within the time"
@@ -630,7 +630,7 @@ def test_a_backlog_of_several_batches_is_read_in_one_poll(table, store):
     journal = journal_of(table, store, 60, batch_rows=2)
     table.write(*["BUSY"] * 7)
     journal.start()
-    wait_until(lambda: counts(store) == {"BUSY": 7}, 5)
+    wait_until(lambda: counts(store) == {"BUSY": 7})
     journal.stop()
 
 
@@ -692,9 +692,7 @@ def test_lag_grows_while_the_database_hangs(table, store, monkeypatch):
     monkeypatch.setattr(runner.time, "monotonic", lambda: now + 60)
     ok, _, _ = journal.collect()
     assert ok is False
-    assert samples(journal)["asterisk_exporter_journal_lag_seconds[cdr]"] == pytest.approx(
-        60, abs=3
-    )
+    assert 60 <= samples(journal)["asterisk_exporter_journal_lag_seconds[cdr]"] < 75
 
 
 def test_a_wrong_table_is_an_error_and_not_an_end(table, store, caplog):

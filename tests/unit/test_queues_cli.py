@@ -365,7 +365,7 @@ class Watched:
         os.close(other)
         self.output = ""
 
-    def wait_for(self, text, seconds=15):
+    def wait_for(self, text, seconds=30):
         """Read until the text comes; return what came and forget it."""
         end = time.monotonic() + seconds
         while text not in self.output:
@@ -422,7 +422,7 @@ def test_watch_refreshes_in_place_on_one_connection_and_ends_with_ctrl_c(
     began = time.monotonic()
     watched.wait_for("Total")
     watched.wait_for("Total")
-    assert 1 < time.monotonic() - began < 10
+    assert 1 < time.monotonic() - began < 30
     assert "\x1b[1A" in watched.wait_for("Total")  # the cursor goes up, so it is in place
     assert watched.interrupt() == (0, "")
     assert server.received.count(b"Action: Login") == 1
@@ -459,7 +459,8 @@ def test_watch_as_json_is_a_document_a_line(configured, ami_server, behave, watc
     first = json.loads(watched.wait_for("\n"))
     assert len(first["queues"]) == 4
     server.close()
-    lost = json.loads(watched.wait_for("\n"))
+    while (lost := json.loads(watched.wait_for("\n")))["error"] is None:
+        pass  # from before it was closed
     assert "nothing listens" in lost["error"]
     assert lost["queues"] is lost["total"] is None
     assert list(lost) == list(first)

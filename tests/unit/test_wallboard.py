@@ -369,7 +369,9 @@ def get(url: str) -> str:
         return response.read().decode()
 
 
-def test_twenty_viewers_cost_one_question(served_pages, ami_server, behave):
+def test_twenty_viewers_cost_one_question(served_pages, ami_server, behave, monkeypatch):
+    monkeypatch.setattr("asterisk_exporter.live.KEEP_SECONDS", 60)  # all twenty come within them
+
     def slowly(name, reply, connection):
         time.sleep(0.2)
         return False
@@ -419,7 +421,7 @@ def test_while_asterisk_is_down_or_hangs(name, served_pages, ami_server, free_po
     for path, said in (("/wallboard", "No figures from Asterisk"), ("/", "gives no figures")):
         began = time.monotonic()
         text = get(url + path)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 1.5 + 2  # on a busy machine too
         assert said in text
 
 
@@ -519,7 +521,7 @@ def test_served(serve, config_file, ami_server, behave, tmp_path):
     served = serve(config_file(ami_server(behave("busy")).port, more))
 
     def shown(path: str, text: str) -> str:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while text not in (made := html.unescape(served.get(path))):
             assert time.monotonic() < end, f"no {text!r} in {made}"
             time.sleep(0.2)

@@ -417,7 +417,7 @@ def test_one_who_does_not_shake_hands_holds_up_nobody(served, path):
     silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(20)]
     began = time.monotonic()
     assert status(server, tls=trusting(path.parent / "tls/cert.pem"))[0] == 200
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < web.CLIENT_TIMEOUT_SECONDS / 2
     for one in silent:
         one.close()
 
@@ -426,12 +426,12 @@ def test_more_connections_than_there_are_threads_for_are_closed(served, monkeypa
     monkeypatch.setattr(web, "MAX_CONNECTIONS", 3)
     server = served("")
     held = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(3)]
-    time.sleep(0.3)
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=2) as one_more:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as one_more:
         assert one_more.recv(1) == b""
     for one in held:
         one.close()
-    time.sleep(0.3)
+    assert server._free.acquire(timeout=10)  # when the first has been noticed
+    server._free.release()
     assert status(server)[0] == 200
 
 
@@ -445,11 +445,13 @@ def test_one_who_speaks_a_byte_at_a_time_is_cut_off(served, path, monkeypatch, t
         client = context.wrap_socket(client, server_hostname="127.0.0.1")
     began = time.monotonic()
     with client, contextlib.suppress(OSError):
-        while time.monotonic() - began < 3:
+        while time.monotonic() - began < 10:
             client.sendall(b"G")
             time.sleep(0.1)
-    assert time.monotonic() - began < 2
-    assert not server._open
+    assert time.monotonic() - began < 5
+    while server._open:
+        assert time.monotonic() - began < 10
+        time.sleep(0.01)
 
 
 def test_nobody_is_told_of_clients_that_speak_no_tls(served, caplog):
