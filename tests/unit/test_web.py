@@ -131,7 +131,7 @@ def test_a_client_that_sends_nothing_does_not_block_the_others(http):
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
     began = time.monotonic()
     assert get(url + "/-/healthy").status == 200
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < web.CLIENT_TIMEOUT_SECONDS / 2
     for one in idle:
         one.close()
 
@@ -161,7 +161,7 @@ def value(body: str, sample: str) -> float | None:
 
 def test_concurrent_scrapes_share_one_flight(http, collector_at, ami_server):
     server = ami_server(never_says_a_word)
-    url = http(collector_at(server.port))
+    url = http(collector_at(server.port, timeout=3.0))
     bodies, times = [], []
 
     def scrape():
@@ -175,7 +175,7 @@ def test_concurrent_scrapes_share_one_flight(http, collector_at, ami_server):
         time.sleep(0.05)
     for thread in threads:
         thread.join()
-    assert max(times) < 2
+    assert max(times) < 5  # two would take six
     assert [value(body, "asterisk_up") for body in bodies] == [0] * 12
     assert len(server.connections) == 1
 
@@ -227,7 +227,7 @@ def test_actions_that_the_login_may_not_run(collector_at, ami_server, behave):
 
 def test_a_stall_in_one_list_leaves_asterisk_up(collector_at, ami_server, behave):
     server = ami_server(behave("busy", instead=lambda name, *_: name == "QueueStatus"))
-    families = collector_at(server.port, timeout=0.4).collect()
+    families = collector_at(server.port, timeout=1.0).collect()
     shown = {(s.name, *s.labels.values()): s.value for f in families for s in f.samples}
     assert shown["asterisk_up",] == 1
     assert shown["asterisk_exporter_collector_success", "queues"] == 0
@@ -253,7 +253,7 @@ def test_state_changes_are_logged_once(collector_at, ami_server, behave, caplog)
 
 def test_while_ami_is_down_only_that_is_logged(collector_at, ami_server, behave, caplog):
     server = ami_server(behave("busy", instead=lambda name, *_: name == "CoreStatus"))
-    collector_at(server.port, timeout=0.3).collect()
+    collector_at(server.port, timeout=1.0).collect()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -284,14 +284,14 @@ def test_serve_answers_whatever_asterisk_does_and_recovers(
     for _ in range(3):
         began = time.monotonic()
         body = served.get()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 1.5 + 2  # on a busy machine too
         assert value(body, "asterisk_up") == 0
         assert value(body, 'asterisk_exporter_collector_success{collector="queues"}') == 0
         assert "asterisk_queue_callers{" not in body
     if server is not None:
         server.close()
     good = ami_server(behave("busy"), port)
-    served.wait_for("asterisk_up", 1, seconds=10)
+    served.wait_for("asterisk_up", 1)
     assert served.value('asterisk_queue_callers{queue="support"}') == 2
     assert len(good.connections) <= 2
 
@@ -323,6 +323,6 @@ def test_a_half_open_connection_is_given_up_in_time(serve, config_file, ami_serv
     gone.set()
     began = time.monotonic()
     assert served.value("asterisk_up") == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 1.5 + 2  # on a busy machine too
     gone.clear()
-    served.wait_for("asterisk_up", 1, seconds=10)
+    served.wait_for("asterisk_up", 1)
