@@ -518,7 +518,11 @@ def test_served(serve, config_file, ami_server, behave, tmp_path):
     log = tmp_path / "queue_log"
     log.touch()
     more = f"state_directory: {tmp_path}/state\nqueue_log: {{file: {log}, poll_seconds: 0.1}}"
-    served = serve(config_file(ami_server(behave("busy")).port, more))
+    path = config_file(ami_server(behave("busy")).port, more)
+    # Where it is noon now: the day must not end meanwhile.
+    noon = f"Etc/GMT{datetime.now(timezone.utc).hour - 12:+d}"
+    path.write_text(path.read_text().replace("timezone: UTC", f"timezone: {noon}"))
+    served = serve(path)
 
     def shown(path: str, text: str) -> str:
         end = time.monotonic() + 30
