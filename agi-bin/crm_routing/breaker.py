@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     Change = Callable[[State], State]
 
 CLOSED = (0, 0.0)
+#: More than any state of a FileBreaker takes.
+_LINE_BYTES = 40
 
 
 class Breaker:
@@ -111,8 +113,10 @@ class FileBreaker(Breaker):
             fcntl.flock(handle, fcntl.LOCK_EX)
             before = _parsed(os.read(handle, 100))
             after = change(before)
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, b"%d %.3f\n" % after, 0)
+            # Always as long: who reads takes no lock, and finds neither nothing nor a mixture.
+            line = (b"%d %.3f" % after).ljust(_LINE_BYTES - 1) + b"\n"
+            os.pwrite(handle, line, 0)
+            os.ftruncate(handle, len(line))
         finally:
             os.close(handle)
         return before, after

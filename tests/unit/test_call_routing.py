@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -334,6 +335,24 @@ def test_a_clock_that_is_set_back_does_not_keep_it_open(breaker):
         make().record(False)
     clock[0] -= 100_000
     assert make().due()
+
+
+def test_who_reads_while_it_is_written_does_not_find_it_closed(tmp_path, monkeypatch):
+    breaker = FileBreaker(str(tmp_path / "state"), 1, 10.0)
+    breaker.record(False)
+    seen = []
+
+    def watched(real):
+        def call(*arguments):
+            real(*arguments)
+            seen.append(breaker.is_open)
+
+        return call
+
+    for name in ("pwrite", "ftruncate"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    breaker.record(False)
+    assert seen == [True, True]
 
 
 def test_a_damaged_or_impossible_state_file_is_a_closed_breaker(tmp_path):
