@@ -42,7 +42,11 @@ def test_service_is_confined(host, unit, most):
 
 
 def test_health_check(host):
-    host.run_test("asterisk-exporter check")
+    end = time.monotonic() + 90
+    # A phone that answers late is asked again.
+    while (said := host.run("asterisk-exporter check")).rc:
+        assert time.monotonic() < end, said.stdout
+        time.sleep(1)
 
 
 def test_a_call_is_answered_and_counted(host):
@@ -52,7 +56,7 @@ def test_a_call_is_answered_and_counted(host):
     )
     before = metrics(host)
     host.run_test("lab-call provider +4915550001 +493055501 16")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while any((after := metrics(host))[name] != before[name] + 1 for name in counted):
         assert time.monotonic() < end, {name: after[name] - before[name] for name in counted}
         time.sleep(1)
@@ -61,7 +65,8 @@ def test_a_call_is_answered_and_counted(host):
 def metrics(host) -> dict[str, float]:
     """What Prometheus would see: sample as in the exposition -> value."""
     address = host.check_output("hostname --all-ip-addresses").split()[0]
-    with urllib.request.urlopen(f"http://{address}:9739/metrics", timeout=2) as page:
+    # Platforms run beside the tests in the lab, at a lower priority.
+    with urllib.request.urlopen(f"http://{address}:9739/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     return {
         name: float(value)
