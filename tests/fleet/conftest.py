@@ -6,7 +6,7 @@ Each file of this directory is one story, and each story changes the site more t
 from __future__ import annotations
 
 import pytest
-from fleet import Pbx
+from fleet import Monitor, Pbx
 from lab import Lab
 
 STORIES = ["test_fleet", "test_restore", "test_upgrade", "test_uninstall"]
@@ -38,6 +38,6 @@ def hamburg() -> Pbx:
 
 @pytest.fixture(scope="session")
 def monitor() -> Lab:
-    lab = Lab("monitor", site="fleet")
+    lab = Monitor("monitor", site="fleet")
     reached(lab)
     return lab

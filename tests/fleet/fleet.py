@@ -6,7 +6,11 @@ import base64
 import ssl
 import urllib.request
 
-from lab import Lab
+from history import settled
+from lab import Lab, wait_until
+
+#: Seconds that a page has. The fleet runs beside the tests in the lab, at a lower priority.
+PATIENCE = 10.0
 
 
 class Pbx(Lab):
@@ -19,9 +23,22 @@ class Pbx(Lab):
             f"{self.url(self.host)}/metrics", headers={"Authorization": f"Basic {login}"}
         )
         tls = ssl.create_default_context(cafile=str(self.secrets / "tls-ca.pem"))
-        with urllib.request.urlopen(request, timeout=2, context=tls) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=tls) as response:
             return str(response.read().decode())
 
     def records(self) -> list[list[str]]:
         """Return the number of call records, and a digest of them."""
         return self.sql("SELECT count(*), md5(string_agg(cdr::text, ',' ORDER BY id)) FROM cdr")
+
+    def wait_until_settled(self) -> None:
+        """Return when no call is up, and all that there were are counted."""
+        self.wait_until_quiet()
+        wait_until(lambda: settled(self), 120, f"the calls of {self.host} are counted")
+
+
+class Monitor(Lab):
+    """The machine that monitors both."""
+
+    def get(self, url: str, seconds: float = PATIENCE) -> str:
+        with urllib.request.urlopen(url, timeout=seconds) as response:
+            return str(response.read().decode())

@@ -73,7 +73,7 @@ class Run(threading.Thread):
     def waits_for(self, pbx: Pbx) -> None:
         """Return when that PBX waits for a moment without a call."""
         wait_until(
-            lambda: waits(pbx) or not self.is_alive(), 240, f"{pbx.host} waits for its calls to end"
+            lambda: waits(pbx) or not self.is_alive(), 600, f"{pbx.host} waits for its calls to end"
         )
         assert self.is_alive(), self.output
 
@@ -121,10 +121,10 @@ def changed(pbx: Pbx, how: str) -> int:
 def call(pbx: Pbx, caller: str) -> set[str]:
     """Call an agent, and return the channels of the call when both talk."""
     there = channels(pbx)
-    pbx.run(f"systemd-run --quiet --collect lab-call provider {caller} +493055502 600")
+    pbx.run(f"systemd-run --quiet --collect lab-call provider {caller} +493055502 3600")
     wait_until(
-        lambda: pbx.asterisk("core show channels concise").count("!AppQueue!") > len(there) // 2,
-        30,
+        lambda: pbx.asterisk("core show channels concise").count("!Up!AppQueue!") > len(there) // 2,
+        90,
         "an agent has answered",
     )
     return channels(pbx) - there
@@ -233,9 +233,10 @@ def test_one_goes_after_the_other(
     assert changed(berlin, "ActiveEnter") <= changed(hamburg, "ActiveExit")
     away = [float(seconds) for seconds in re.findall(r"Asterisk was away for ([\d.]+) s", said)]
     assert len(away) == 2
-    assert all(0 < seconds < 30 for seconds in away)
+    assert all(0 < seconds < 120 for seconds in away)
     assert first.went_down + second.went_down == []
-    assert monitor.prometheus('ALERTS{alertname="AsteriskDown",alertstate="firing"}') is None
+    down = 'count(ALERTS{alertname="AsteriskDown",alertstate="firing"})'
+    wait_until(lambda: monitor.prometheus(down) is None, 60, "Prometheus sees both again")
 
 
 def test_there_is_nothing_more_to_do(berlin: Pbx, hamburg: Pbx, old: dict[str, Asterisk]) -> None:
@@ -251,14 +252,18 @@ def test_there_is_nothing_more_to_do(berlin: Pbx, hamburg: Pbx, old: dict[str, A
 @pytest.mark.usefixtures("old")
 def test_a_restart_at_the_deadline_refuses_calls_before(berlin: Pbx) -> None:
     """The old process of a program that was exchanged is enough for a restart."""
+    berlin.wait_until_well()  # its phones too: it was just started
     berlin.run(EXCHANGE)
     before = process(berlin)
     call(berlin, "+4915603")
     options = "upgrade_wait_minutes=0.4 upgrade_refuse_calls=true upgrade_at_deadline=restart"
     run = Run(berlin, UPGRADE, "--limit", "berlin", "-e", options)
     run.waits_for(berlin)
-    refused = berlin.exec("lab-call provider +4915604 +493055502 5")
-    assert "503 Service Unavailable" in refused.stderr
+    # The command to wait may still be on its way to Asterisk.
+    another = "lab-call provider +4915604 +493055502 1"
+    wait_until(
+        lambda: "503 Service Unavailable" in berlin.exec(another).stderr, 10, "calls are refused"
+    )
     # still up; Asterisk's console tells nothing now
     berlin.run("pgrep --full '[s]ipp .*4915603'")
     said = run.result()
