@@ -67,7 +67,7 @@ def miss(lab: Lab, caller: str) -> str:
     query = f"SELECT linkedid FROM cdr WHERE src = '{caller}' ORDER BY id DESC LIMIT 1"
     before = lab.sql(query)
     lab.run(f"lab-call provider {caller} +493055502 4")
-    return wait_until(lambda: (found := lab.sql(query)) != before and found, 10, "a record")[0][0]
+    return wait_until(lambda: (found := lab.sql(query)) != before and found, 30, "a record")[0][0]
 
 
 def received(lab: Lab) -> list[tuple[str, str]]:
@@ -83,8 +83,8 @@ def test_a_webhook_that_was_down_gets_every_call(lab: Lab) -> None:
         return lab.metrics().get(f"asterisk_notifier_{name}{{}}")
 
     calls = [miss(lab, "+4915550031"), miss(lab, "+4915550032")]
-    wait_until(lambda: figures("pending_calls") == 2, 40, "two calls are pending")
-    wait_until(lambda: figures("failures_total"), 20, "a try that failed")
+    wait_until(lambda: figures("pending_calls") == 2, 90, "two calls are pending")
+    wait_until(lambda: figures("failures_total"), 60, "a try that failed")
     assert figures("sent_total") == 0
     assert figures("oldest_pending_timestamp_seconds")
     shown = lab.run("asterisk-exporter notify --dry-run")
@@ -93,19 +93,19 @@ def test_a_webhook_that_was_down_gets_every_call(lab: Lab) -> None:
     # neither an end nor a restart loses any
     lab.run(f"systemctl kill --signal=KILL {UNIT}")
     calls.append(miss(lab, "+4915550033"))
-    wait_until(lambda: figures("pending_calls") == 3, 40, "three calls are pending")
+    wait_until(lambda: figures("pending_calls") == 3, 90, "three calls are pending")
     lab.run(f"systemctl restart {UNIT}")
     command = f"python3 -c {shlex.quote(RECEIVER)}"
     lab.run(f"systemd-run --quiet --collect --unit=webhook {command}")
-    wait_until(lambda: len(received(lab)) >= 3, 30, "the webhook has the calls")
+    wait_until(lambda: len(received(lab)) >= 3, 60, "the webhook has the calls")
     assert [json.loads(body)["linkedid"] for _, body in received(lab)] == calls
-    wait_until(lambda: (figures("sent_total"), figures("pending_calls")) == (3, 0), 10, "figures")
+    wait_until(lambda: (figures("sent_total"), figures("pending_calls")) == (3, 0), 30, "figures")
     assert figures("oldest_pending_timestamp_seconds") is None
 
     # one that is decided while the webhook is up, after kill -9 of a notifier at work
     lab.run(f"systemctl kill --signal=KILL {UNIT}")
     calls.append(miss(lab, "+4915550034"))
-    wait_until(lambda: len(received(lab)) >= 4, 40, "the fourth call")
+    wait_until(lambda: len(received(lab)) >= 4, 90, "the fourth call")
 
     secret = SECRET.read_text().strip()
     for (header, body), linkedid, number in zip(received(lab), calls, range(31, 35)):

@@ -46,7 +46,11 @@ def test_a_page_says_for_whom_its_alert_fires(lab: Lab, quiet_alert: str) -> Non
 
 @pytest.fixture
 def quiet_alert(lab: Lab) -> str:
-    assert lab.prometheus('sum(ALERTS{alertname="TrunkUnregistered"})') is None
+    wait_until(
+        lambda: lab.prometheus('sum(ALERTS{alertname="TrunkUnregistered"})') is None,
+        60,
+        "no registration of before is missed any more",
+    )
     return "TrunkUnregistered"
 
 
@@ -75,7 +79,7 @@ def test_a_certificate_near_its_end_is_told(lab: Lab) -> None:
             lambda: lab.prometheus(
                 f'ALERTS{{alertname="AsteriskCertificateExpires",instance="{PORT}"}}'
             ),
-            90,
+            240,  # it is looked at once a minute, and the blackbox exporter may miss the first look
             "the alert on the certificate is pending",
         )
         again = lab.playbook("site.yml", "--tags", "prometheus", "-e", WATCHED)
