@@ -69,7 +69,7 @@ class Lab:
         ).stdout.strip()
 
     def get(self, url: str, seconds: float = 2) -> str:
-        """Fetch a page. It has 2 seconds, like a scrape."""
+        """Fetch a page. One of ours has 2 seconds, like a scrape."""
         with urllib.request.urlopen(url, timeout=seconds) as response:
             return str(response.read().decode())
 
@@ -88,7 +88,7 @@ class Lab:
     def prometheus(self, query: str) -> float | None:
         """Ask Prometheus for one number; None when it has no answer."""
         api = f"{self.url('prometheus')}/api/v1/query?query={urllib.parse.quote(query)}"
-        result: list[Any] = json.loads(self.get(api, seconds=20))["data"]["result"]
+        result: list[Any] = json.loads(self.get(api, 10))["data"]["result"]
         assert len(result) <= 1, result
         return float(result[0]["value"][1]) if result else None
 
