@@ -119,7 +119,7 @@ def test_the_figures_are_those_of_the_command(
         return True
 
     # a call may end between the two
-    wait_until(same, 15, "the page and the command tell the same")
+    wait_until(same, 60, "the page and the command tell the same")
 
 
 def test_a_call_appears_without_a_reload_and_nothing_else_is_asked_for(
@@ -129,12 +129,15 @@ def test_a_call_appears_without_a_reload_and_nothing_else_is_asked_for(
     shown.page.evaluate("window.sameDocument = true")
     assert shown.page.locator('[data-queue="support"]').count() == 0
     wait_until(lambda: shown.figure("sales", "waiting") == "0", 30, "nobody waits in sales")
+    # right after a refresh, so that the next comes in the middle of the seconds that the call waits
+    with shown.page.expect_response(shown.page.url):
+        pass
     lab.run("systemd-run --quiet --collect lab-call provider +4915550077 +493055502 7")
     waiting = shown.page.locator('[data-queue="sales"] [data-figure="waiting"]')
     # the call's way into the queue, the refresh, and the two seconds for which a look is kept
-    expect(waiting).to_have_text("1", timeout=9000)
+    expect(waiting).to_have_text("1", timeout=15000)
     assert "4915550077" not in shown.page.content()
-    expect(waiting).to_have_text("0", timeout=15000)
+    expect(waiting).to_have_text("0", timeout=30000)
     assert shown.page.evaluate("window.sameDocument")
     assert shown.problems == []
     hosts = {urllib.parse.urlsplit(asked).netloc for asked in shown.asked if "data:" not in asked}
@@ -149,13 +152,13 @@ def test_figures_that_nothing_renews_leave_the_screen(
     expect(shown.page.locator("#board")).to_be_visible()
     lab.run("systemctl stop asterisk-exporter")
     alarm = shown.page.locator("#stale")
-    expect(alarm).to_be_visible(timeout=(wallboard.STALE_SECONDS + 3) * 1000)
+    expect(alarm).to_be_visible(timeout=(wallboard.STALE_SECONDS + 10) * 1000)
     expect(alarm).to_contain_text("▲ No connection")
     expect(shown.page.locator("#board")).to_be_hidden()
     assert shown.page.evaluate(DOES_NOT_FIT) == []
     lab.run("systemctl start asterisk-exporter")
-    expect(alarm).to_be_hidden(timeout=15000)
-    expect(shown.page.locator('[data-queue="support"]')).to_be_visible()
+    expect(alarm).to_be_hidden(timeout=60000)
+    expect(shown.page.locator('[data-queue="support"]')).to_be_visible(timeout=30000)
 
 
 def test_asterisk_down_is_said(
@@ -165,19 +168,18 @@ def test_asterisk_down_is_said(
     shown = screen(f"{url}?lang=ru")
     lab.run("systemctl stop asterisk")
     expect(shown.page.locator("#board .alarm b")).to_have_text(
-        "▲ Нет данных от Asterisk", timeout=15000
+        "▲ Нет данных от Asterisk", timeout=30000
     )
     assert shown.page.locator("[data-figure]").count() == 0
     lab.run("systemctl start asterisk")
-    expect(shown.page.locator('[data-queue="support"]')).to_be_visible(timeout=30000)
+    expect(shown.page.locator('[data-queue="support"]')).to_be_visible(timeout=60000)
 
 
 def test_without_javascript_it_refreshes_itself(url: str, screen: Callable[..., Screen]) -> None:
     shown = screen(url, java_script_enabled=False)
     expect(shown.page.locator('[data-queue="support"]')).to_be_visible()
-    asked = len(shown.asked)
-    shown.page.wait_for_timeout((wallboard.REFRESH_SECONDS + 2) * 1000)
-    assert len(shown.asked) > asked
+    with shown.page.expect_request(url, timeout=wallboard.REFRESH_SECONDS * 3000):
+        pass
 
 
 def test_light_and_dark(url: str, screen: Callable[..., Screen]) -> None:
