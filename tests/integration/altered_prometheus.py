@@ -15,9 +15,9 @@ OLD = "2026-01-01T00:00:00Z"
 
 
 def _nothing(path: str, data: dict[str, Any]) -> None:
-    """Know no target, no rules, no Alertmanager, no series, and be an hour ahead."""
+    """Know no target, no rules, no Alertmanager, no series, and be 3600.5 s ahead."""
     if path == "query" and data["resultType"] == "scalar":
-        data["result"][1] = str(float(data["result"][1]) + 3600)
+        data["result"][1] = str(float(data["result"][1]) + 3600.5)
     elif path == "query":
         data["result"] = []
     for key in ("activeTargets", "groups", "activeAlertmanagers"):
@@ -26,9 +26,9 @@ def _nothing(path: str, data: dict[str, Any]) -> None:
 
 
 def _late(path: str, data: dict[str, Any]) -> None:
-    """Be 5 s behind; scrape twice, as another job; stand still; have a dead Alertmanager."""
+    """Be 5.5 s behind; scrape twice, as another job; stand still; have a dead Alertmanager."""
     if path == "query":
-        data["result"][1] = str(float(data["result"][1]) - 5)
+        data["result"][1] = str(float(data["result"][1]) - 5.5)
     for target in data.get("activeTargets", []):
         target["lastScrape"] = OLD
         target["labels"]["job"] = "pbx"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ PORT = 8095
 
 
 def api(lab: Lab, path: str) -> Any:
-    return json.loads(lab.get(f"{lab.url('prometheus')}/api/v1/{path}"))["data"]
+    return json.loads(lab.get(f"{lab.url('prometheus')}/api/v1/{path}", 10))["data"]
 
 
 def health(lab: Lab) -> dict[str, str]:
@@ -27,18 +28,24 @@ def health(lab: Lab) -> dict[str, str]:
     }
 
 
+def refused(lab: Lab) -> set[str]:
+    """Return the jobs whose last scrape found nobody who listens."""
+    targets = api(lab, "targets")["activeTargets"]
+    return {t["labels"]["job"] for t in targets if "connection refused" in t["lastError"]}
+
+
 def test_the_exporter_and_alertmanager_are_down(lab: Lab, started: Callable[[str], None]) -> None:
     services = {"asterisk": "asterisk-exporter", "alertmanager": "prometheus-alertmanager"}
     try:
         for service in services.values():
             started(service)
         lab.run(f"systemctl stop {' '.join(services.values())}")
-        down = {**health(lab), **dict.fromkeys(services, "down")}
-        wait_until(lambda: health(lab) == down, 15, "Prometheus misses both")
+        # not just down: a scrape that was under way ends in another way
+        wait_until(lambda: refused(lab) == set(services), 30, "Prometheus misses both")
         found = Doctor(lab).look().problems()
     finally:
         lab.run(f"systemctl start {' '.join(services.values())}")
-        wait_until(lambda: set(health(lab).values()) == {"up"}, 15, "Prometheus has both again")
+        wait_until(lambda: set(health(lab).values()) == {"up"}, 60, "Prometheus has both again")
     [scraping] = found["scraping"]
     assert "cannot scrape http://198.18.77.11:9739/metrics: " in scraping
     assert "connection refused" in scraping
@@ -66,20 +73,17 @@ def test_rules_are_missing_or_fail_and_the_configuration_is_broken(lab: Lab) -> 
     try:
         lab.run(f"sed -i 's/name: queues$/name: own/' {RULES} && cat >>{RULES}", FAILING)
         lab.run("systemctl reload prometheus")
-        wait_until(failing, 15, "the rule was evaluated")
+        wait_until(failing, 60, "the rule was evaluated")
         lab.run(f"echo 'no: such key' >>{CONFIGURATION} && ! systemctl reload prometheus || true")
         reloaded = f"{lab.url('prometheus')}/metrics"
         bad = "\nprometheus_config_last_reload_successful 0"
-        wait_until(lambda: bad in lab.get(reloaded), 10, "Prometheus refuses the configuration")
+        wait_until(lambda: bad in lab.get(reloaded), 30, "Prometheus refuses the configuration")
         found = Doctor(lab).look().problems()
     finally:
         lab.run(f"cp -p {FOLDER}/*.yml /etc/prometheus/ && rm -rf {FOLDER}")
         lab.run("systemctl reload prometheus")
-        good = Doctor(lab)
-        names = ("Prometheus", "rules")
-        wait_until(
-            lambda: {good.look().link(name)["status"] for name in names} == {"OK"}, 15, "all rules"
-        )
+        names = {"Prometheus", "rules"}
+        wait_until(lambda: not names & Doctor(lab).look().problems().keys(), 60, "all rules")
     [server] = found["Prometheus"]
     assert "could not read its configuration" in server
     assert "promtool check config" in server
@@ -97,16 +101,19 @@ def at(lab: Lab) -> Iterator[Callable[[str], Report]]:
     lab.run(f"cat >{FOLDER}/altered.py", ALTERED)
     script = f"python3 {FOLDER}/altered.py {PORT} {lab.url('prometheus')}"
     lab.run(f"systemd-run --quiet --collect --unit test-doctor-prometheus {script}")
+    wait_until(lambda: f"127.0.0.1:{PORT}" in lab.run("ss -Hltn"), 15, "it listens")
     path = f"{FOLDER}/asterisk-exporter.yml"
 
     def look(url: str) -> Report:
         lab.run(f"sed -i 's,prometheus_url:.*,prometheus_url: {url},' {path}")
-        return Doctor(lab).look(f"--config {path} --timeout 2")
+        return Doctor(lab).look(f"--config {path}")
 
     yield look
     lab.run(f"systemctl stop test-doctor-prometheus; rm -rf {FOLDER}")
 
 
+#: An answer takes some of them, and nobody knows on which way.
+TENTHS = re.compile(r"\.\d(?= s (ahead|behind))")
 CASES: dict[str, dict[str, list[str]]] = {
     "http://127.0.0.1:8096": {
         "Prometheus": [
@@ -119,7 +126,7 @@ CASES: dict[str, dict[str, list[str]]] = {
         "scraping": ["does not scrape this exporter (198.18.77.11:9739)"],
         "rules": ["none of the appliance's rules are loaded"],
         "Alertmanager": ["sends its alerts nowhere"],
-        "clocks": ["the clock of Prometheus is 3600."],
+        "clocks": ["the clock of Prometheus is 3600 s ahead"],
     },
     f"http://127.0.0.1:{PORT}/late": {
         "scraping": [
@@ -129,7 +136,7 @@ CASES: dict[str, dict[str, list[str]]] = {
         ],
         "rules": ["not evaluated for up to "],
         "Alertmanager": ["at http://127.0.0.1:1 does not answer: "],
-        "clocks": ["the clock of Prometheus is 5.0 s behind"],
+        "clocks": ["the clock of Prometheus is 5 s behind"],
     },
     f"http://127.0.0.1:{PORT}/seldom": {"scraping": ["prometheus_scrape_interval to 60s"]},
 }
@@ -142,13 +149,14 @@ def test_what_prometheus_says(at: Callable[[str], Report], url: str) -> None:
     for name, said in CASES[url].items():
         assert len(found[name]) == len(said)
         for part in said:
-            assert sum(part in text for text in found[name]) == said.count(part), found[name]
+            texts = [TENTHS.sub("", text) for text in found[name]]
+            assert sum(part in text for text in texts) == said.count(part), found[name]
 
 
 def test_the_clock_of_the_database(lab: Lab) -> None:
     """The exporter's login finds a clock that is ahead; those that are connected do not."""
     schema = "doctor_test"
-    body = "SELECT pg_catalog.clock_timestamp() + interval '1 minute'"
+    body = "SELECT pg_catalog.clock_timestamp() + interval '60.5 s'"
     try:
         lab.sql(
             f"CREATE SCHEMA {schema}; GRANT USAGE ON SCHEMA {schema} TO exporter; "

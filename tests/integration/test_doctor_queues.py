@@ -45,7 +45,7 @@ def broken(lab: Lab) -> Iterator[None]:
         for name in files:
             lab.run(f"mv /run/{name} /etc/asterisk/{name}")
         lab.run(reload)
-        wait_until(lambda: Doctor(lab).look().status == "OK", 15, "a healthy lab")
+        wait_until(lambda: Doctor(lab).look().status == "OK", 60, "a healthy lab")
 
 
 def test_queues_and_trunks_that_lose_calls(lab: Lab, broken: None) -> None:  # noqa: ARG001

@@ -34,7 +34,7 @@ def looping(lab: Lab, started: Started) -> Iterator[str]:
     lab.run(f"mkdir -p {folder}; printf '{override}' > {folder}/test.conf")
     lab.run("systemctl daemon-reload; systemctl restart --no-block call-routing")
     state = "systemctl show --property=SubState --value call-routing"
-    wait_until(lambda: lab.run(state).strip() == "auto-restart", 10, "a loop")
+    wait_until(lambda: lab.run(state).strip() == "auto-restart", 30, "a loop")
     yield "call-routing"
     lab.run(f"rm -r {folder}; systemctl daemon-reload; systemctl stop call-routing")
 
@@ -67,7 +67,7 @@ def stand_in(lab: Lab) -> Iterator[None]:
     notifier = "notifier:\\n  url: https://crm.example/\\n  secret_file: events-secret\\n"
     lab.run(f"sed '{listen}' {CONFIG} > {CHANGED}; printf '{notifier}' >> {CHANGED}")
     lab.run("systemctl disable call-routing; chmod 0644 /etc/asterisk-exporter/ami-secret")
-    wait_until(lambda: "127.0.0.1:9740" in lab.run("ss -Hltn"), 5, "its page")
+    wait_until(lambda: "127.0.0.1:9740" in lab.run("ss -Hltn"), 15, "its page")
     yield
     lab.run("systemctl enable call-routing; chmod 0600 /etc/asterisk-exporter/ami-secret")
     lab.run(f"systemctl stop doctor-test; rm -r {folder} {CHANGED}")
