@@ -6,8 +6,7 @@ import base64
 import ssl
 import urllib.request
 
-from history import settled
-from lab import Lab, wait_until
+from lab import Lab
 
 #: Seconds that a page has. The fleet runs beside the tests in the lab, at a lower priority.
 PATIENCE = 10.0
@@ -29,11 +28,6 @@ class Pbx(Lab):
     def records(self) -> list[list[str]]:
         """Return the number of call records, and a digest of them."""
         return self.sql("SELECT count(*), md5(string_agg(cdr::text, ',' ORDER BY id)) FROM cdr")
-
-    def wait_until_settled(self) -> None:
-        """Return when no call is up, and all that there were are counted."""
-        self.wait_until_quiet()
-        wait_until(lambda: settled(self), 120, f"the calls of {self.host} are counted")
 
 
 class Monitor(Lab):

@@ -13,7 +13,7 @@ import urllib.parse
 from pathlib import Path
 
 from doctor import Doctor
-from fleet import Pbx
+from history import wait_until_settled
 from lab import ROOT, Lab, wait_until
 
 PBXS = ("berlin", "hamburg")
@@ -57,10 +57,10 @@ def inbound(monitor: Lab) -> Figures:
     return figures(monitor, f"sum by (instance) ({INBOUND})")
 
 
-def inbound_of_the_past(monitor: Lab, *pbxs: Pbx) -> Figures:
+def inbound_of_the_past(monitor: Lab, *pbxs: Lab) -> Figures:
     """Return them when all are counted; a call is, ten seconds after its end."""
     for pbx in pbxs:
-        pbx.wait_until_settled()
+        wait_until_settled(pbx)
     counted = {pbx.host: inbound_at(pbx) for pbx in pbxs}
     wait_until(lambda: inbound(monitor) == counted, 60, f"Prometheus has them: {counted}")
     return counted
@@ -117,7 +117,7 @@ def test_the_doctor_of_each_finds_its_way_to_the_one_prometheus(berlin: Lab, ham
 
 
 def test_calls_are_counted_where_they_were_and_in_total(
-    berlin: Pbx, hamburg: Pbx, monitor: Lab
+    berlin: Lab, hamburg: Lab, monitor: Lab
 ) -> None:
     before = inbound_of_the_past(monitor, berlin, hamburg)
     for pbx in (berlin, hamburg, berlin):
@@ -135,7 +135,7 @@ def test_calls_are_counted_where_they_were_and_in_total(
     wait_until(lambda: len(figures(monitor, same)) == 1, 20, "it is the sum of both")
 
 
-def test_one_that_is_off_does_not_hide_the_other(berlin: Pbx, hamburg: Pbx, monitor: Lab) -> None:
+def test_one_that_is_off_does_not_hide_the_other(berlin: Lab, hamburg: Lab, monitor: Lab) -> None:
     before = inbound_of_the_past(monitor, berlin, hamburg)
     total = 'sum(increase(asterisk_calls_total{job="asterisk", direction="inbound"}[1h]))'
     total_before = figures(monitor, total)[""]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fleet import Pbx
-from history import history, settled
+from history import history, settled, wait_until_settled
 from lab import Lab, wait_until
 
 VOICEMAIL = "/var/spool/asterisk/voicemail"
@@ -126,7 +126,7 @@ def other(pbx: Pbx) -> Other:
 
 @pytest.fixture(scope="module")
 def before(berlin: Pbx) -> Other:
-    berlin.wait_until_settled()
+    wait_until_settled(berlin)
     return other(berlin)
 
 
@@ -174,7 +174,7 @@ def test_a_pbx_that_has_data_is_not_overwritten(hamburg: Pbx, backup: Backup) ->
 
 def test_everything_is_there_again(hamburg: Pbx, restored: Data) -> None:
     assert "kept" in restored.astdb
-    hamburg.wait_until_settled()
+    wait_until_settled(hamburg)
     assert data(hamburg) == restored
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 from fleet import Pbx
-from history import history, settled
+from history import history, settled, wait_until_settled
 from lab import Lab, wait_until
 from lab_secrets import generated
 
@@ -61,7 +61,7 @@ def count_one_call(pbx: Pbx, caller: str) -> None:
         metrics = pbx.metrics()
         return sum(v for k, v in metrics.items() if k.startswith("asterisk_calls_total{"))
 
-    pbx.wait_until_settled()
+    wait_until_settled(pbx)
     before = counted()
     pbx.run(f"lab-call provider {caller} +493055501 5")
     wait_until(lambda: counted() == before + 1 and settled(pbx), 120, "the call is counted")

@@ -233,7 +233,7 @@ def test_one_goes_after_the_other(
     assert changed(berlin, "ActiveEnter") <= changed(hamburg, "ActiveExit")
     away = [float(seconds) for seconds in re.findall(r"Asterisk was away for ([\d.]+) s", said)]
     assert len(away) == 2
-    assert all(0 < seconds < 120 for seconds in away)
+    assert all(0 < seconds < 60 for seconds in away)
     assert first.went_down + second.went_down == []
     down = 'count(ALERTS{alertname="AsteriskDown",alertstate="firing"})'
     wait_until(lambda: monitor.prometheus(down) is None, 60, "Prometheus sees both again")

@@ -90,7 +90,7 @@ def status(
 
 def target(lab: Lab) -> dict[str, str]:
     """Return what Prometheus says of its target that is the exporter."""
-    targets = json.loads(lab.get(f"{lab.url('prometheus')}/api/v1/targets?state=active"))
+    targets = json.loads(lab.get(f"{lab.url('prometheus')}/api/v1/targets?state=active", 10))
     [found] = [t for t in targets["data"]["activeTargets"] if t["labels"]["job"] == "asterisk"]
     return dict(found)
 
